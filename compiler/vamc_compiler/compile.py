@@ -1,0 +1,301 @@
+"""`vamc compile`: one plain function from a build config to a published runstream."""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from vamc_runtime import manifest
+from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import Manifest
+
+from vamc_compiler.config import BuildConfig, check_buildable, effective_settings
+from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs
+from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
+from vamc_compiler.intermediates import Intermediates
+from vamc_compiler.kernels.table import KernelTable
+from vamc_compiler.libraries import FOLDER as LIBRARIES
+from vamc_compiler.libraries import build_library
+from vamc_compiler.link import find_linker
+from vamc_compiler.model.registry import ModelSource, find_model
+from vamc_compiler.model.source_code import find_source_code
+from vamc_compiler.package import (
+    copy_tokenizer,
+    plan_onnx_weights,
+    record_files,
+    toolchain_versions,
+    write_onnx,
+)
+from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.publish import check_place, staging
+from vamc_compiler.relax_stage.importer import ImportedStep, import_step
+from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
+from vamc_compiler.stages import Reporter, SilentReporter, Stages
+from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
+from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
+
+PARAMETERS_FILE = "params.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileRequest:
+    """What to build and how; the knobs that are no part of the config."""
+
+    config: BuildConfig
+    trust_checkpoint_code: bool = False
+    """Run a modeling file that the checkpoint carries."""
+    keep_intermediates: bool = False
+    """Keep every stage's dump, and plain weights for the ONNX files."""
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What came out."""
+
+    path: Path
+    manifest: Manifest
+    seconds: dict[str, float]
+    """Time of each stage."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that was checked before the work began."""
+
+    source: ModelSource
+    checkpoint: Checkpoint
+    rank_parameters: list[list[ParameterSpec]]
+    targets: list[CpuTarget]
+    linker: list[str]
+    max_context_tokens: int
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self.rank_parameters)
+
+
+def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> CompileResult:
+    """Build the runstream of a config and publish it at <workspace.path>/<name>.
+
+    Raises:
+        UserError: anything about the config, the checkpoint or the machine that stands in the way; nothing is
+            published then.
+        StageFailedError: a stage failed for another reason.
+    """
+    stages = Stages(reporter or SilentReporter())
+    place = request.config.workspace.path / request.config.name
+    try:
+        with stages.stage("check") as note:
+            check_place(place)
+            inputs = _check(request, stages.reporter)
+            note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
+        with staging(place) as folder:
+            written = _build(request, inputs, folder, stages)
+    except OSError as error:
+        raise _explain(error, place) from error
+    return CompileResult(place, written, stages.seconds)
+
+
+def _explain(error: OSError, place: Path) -> Exception:
+    """Turn what the operating system said into a message, where the user can do something about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"the disk that holds {place.parent} is full",
+            expected="room for the runstream; nothing was published",
+            fix="free some space, or set workspace.path to another disk",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO):
+        return UserError(f"{error.filename or place}: {error.strerror}", fix="check the path and its permissions")
+    return error
+
+
+def _quantization(config: BuildConfig) -> str | None:
+    return None if config.frontend.quantize is None else config.frontend.quantize.type
+
+
+def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
+    """Every check that needs no trace: a mistake shows within seconds, not after minutes."""
+    config = request.config
+    for warning in config.warnings:
+        reporter.warn(warning)
+    check_buildable(config)
+    source = find_model(
+        config.frontend.checkpoint,
+        find_source_code(config.source_path.parent),
+        trust_checkpoint_code=request.trust_checkpoint_code,
+    )
+    for warning in source.warnings:
+        reporter.warn(warning)
+    context = config.frontend.shape.max_context_tokens
+    assert context is not None, "check_buildable refuses configs without a context length"
+    longest = source.config.max_position_embeddings
+    if context > longest:
+        raise UserError(
+            f"frontend.shape.input_ids asks for a context of {context} tokens",
+            expected=f"at most {longest}, for which the model was made "
+            f"({config.frontend.checkpoint / 'config.json'})",
+            fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
+        )
+    num_ranks = config.frontend.model_kwargs.tp
+    with FakeTensorMode():
+        ranks = [
+            list_parameters(
+                build_rank(source, source.config.for_rank(rank, num_ranks), _quantization(config))
+            )
+            for rank in range(num_ranks)
+        ]
+    checkpoint = open_checkpoint(config.frontend.checkpoint)
+    for parameters in ranks:
+        check_tensors(checkpoint, parameters)
+    targets = resolve_targets(config.backend.target.mcpu)
+    return _Inputs(source, checkpoint, ranks, targets, find_linker(), context)
+
+
+def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stages) -> Manifest:
+    """Fill `folder` with a runstream."""
+    config, reporter = request.config, stages.reporter
+    intermediates = Intermediates(folder / INTERMEDIATES if request.keep_intermediates else None)
+
+    with stages.stage("trace") as note:
+        graphs = make_rank_graphs(
+            inputs.source,
+            inputs.num_ranks,
+            _quantization(config),
+            num_workers=config.workspace.workers,
+            on_progress=lambda done, total: reporter.progress(done, total, "ranks"),
+        )
+        for graph in graphs:
+            intermediates.onnx(f"traced_rank_{graph.rank}", onnx.ModelProto.FromString(graph.traced))
+            intermediates.onnx(f"simplified_rank_{graph.rank}", graph.model())
+        note.text = f"{len(graphs[0].model().graph.node)} ONNX nodes, {len(graphs[0].parameters)} parameters"
+
+    with stages.stage("import"):
+        step = import_step(
+            graphs[0].model(),
+            graphs[0].parameters,
+            KernelTable(config.backend.target.kind),
+            max_step_tokens=config.frontend.shape.max_prefill_tokens,
+        )
+        intermediates.module("imported", step.module)
+
+    libraries = []
+    for target in inputs.targets:
+        with stages.stage(f"compile {target.mcpu}") as note:
+            libraries.append(build_library(step.module, target, folder, inputs.linker, intermediates))
+            note.text = f"{(folder / libraries[-1].file).stat().st_size / 2**20:.1f} MiB"
+    shutil.copyfile(runtime_library(), folder / LIBRARIES / runtime_library().name)
+
+    digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
+    with stages.stage("weights") as note:
+        files = _plan_weights(graphs, step, folder, digest)
+        if request.keep_intermediates:
+            files += [plan_onnx_weights(graph, folder) for graph in graphs]
+        num_bytes = sum(file.plan.num_bytes for file in files)
+        _check_space(folder, num_bytes)
+        write_rank_files(
+            files,
+            inputs.checkpoint,
+            num_workers=config.workspace.workers,
+            on_progress=lambda done, total: reporter.progress(done, total, "weights"),
+        )
+        note.text = f"{num_bytes / 2**20:.1f} MiB"
+
+    with stages.stage("package") as note:
+        if not copy_tokenizer(inputs.checkpoint.directory, folder):
+            reporter.warn(f"{inputs.checkpoint.directory} has no tokenizer: the runstream takes token ids only")
+        for graph in graphs:
+            write_onnx(graph, folder)
+        records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
+        written = _manifest(config, inputs, graphs, libraries, records, digest)
+        (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
+        note.text = f"{len(records)} files"
+    return written
+
+
+def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
+    return {
+        spec.origin.tensor
+        for graph in graphs
+        for spec in graph.parameters
+        if isinstance(spec.origin, FromCheckpoint)
+    }
+
+
+def _plan_weights(graphs: Sequence[RankGraph], step: ImportedStep, folder: Path, digest: str) -> list[RankFile]:
+    """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
+    return [
+        plan_rank_file(
+            folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
+            graph.parameters,
+            step.packings,
+            {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
+        )
+        for graph in graphs
+    ]
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"the weights need {num_bytes / 2**30:.1f} GiB, and {folder.parent} has {free / 2**30:.1f} GiB free",
+            expected="room for the runstream; nothing was published",
+            fix="free some space, or set workspace.path to another disk",
+        )
+
+
+def _manifest(
+    config: BuildConfig,
+    inputs: _Inputs,
+    graphs: Sequence[RankGraph],
+    libraries: Sequence[manifest.Library],
+    records: dict[str, manifest.FileRecord],
+    digest: str,
+) -> Manifest:
+    model = inputs.source.config
+    return Manifest(
+        schema_version=manifest.SCHEMA_VERSION,
+        name=config.name,
+        model=manifest.ModelDescription(
+            label=inputs.source.label,
+            model_type=model.model_type,
+            vocab_size=model.vocab_size,
+            hidden_size=model.hidden_size,
+            num_layers=model.num_hidden_layers,
+            num_heads=model.num_attention_heads,
+            num_kv_heads=model.num_key_value_heads,
+            num_parameters=sum(
+                math.prod(inputs.checkpoint.tensors[name].shape) for name in _tensor_names(graphs)
+            ),
+        ),
+        precision=manifest.Precision(
+            weights=config.backend.dtype,
+            quantization=_quantization(config),
+            activations="float32",
+            kv_cache="float16",
+        ),
+        tensor_parallel=inputs.num_ranks,
+        limits=manifest.Limits(
+            max_prefill_tokens=config.frontend.shape.max_prefill_tokens,
+            max_context_tokens=inputs.max_context_tokens,
+        ),
+        kv_cache=manifest.KVCacheLayout(
+            num_layers=model.num_hidden_layers,
+            num_heads=graphs[0].num_kv_slots,
+            page_tokens=PAGE_TOKENS,
+            head_dim=model.head_dim,
+        ),
+        libraries=tuple(libraries),
+        parameters=tuple(spec.name for spec in graphs[0].parameters),
+        files=records,
+        toolchain=toolchain_versions(),
+        checkpoint=manifest.SourceCheckpoint(path=str(inputs.checkpoint.directory), digest=digest),
+        settings=effective_settings(config),
+    )

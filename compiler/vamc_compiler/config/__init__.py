@@ -1,0 +1,39 @@
+"""The build config: one YAML file, read once, checked completely, never changed afterwards.
+
+The user's view of every key is docs/configuration.md.
+"""
+
+from .buildable import check_buildable
+from .load import load_config
+from .schema import (
+    BackendConfig,
+    BuildConfig,
+    CalibArgs,
+    CompileOptions,
+    DatasetConfig,
+    FrontendConfig,
+    ModelKwargs,
+    QuantizeConfig,
+    ShapeConfig,
+    TargetConfig,
+    WorkspaceConfig,
+)
+from .settings import effective_settings, flat_settings
+
+__all__ = [
+    "BackendConfig",
+    "BuildConfig",
+    "CalibArgs",
+    "CompileOptions",
+    "DatasetConfig",
+    "FrontendConfig",
+    "ModelKwargs",
+    "QuantizeConfig",
+    "ShapeConfig",
+    "TargetConfig",
+    "WorkspaceConfig",
+    "check_buildable",
+    "effective_settings",
+    "flat_settings",
+    "load_config",
+]

@@ -1,0 +1,145 @@
+"""One value of the tree to the type its setting has. Nothing is guessed: "4" is no integer, 1 no boolean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from vamc_runtime.errors import nearest_name
+
+from .constraints import AtLeast, Checked, PathRole
+from .fields import describe_kind, split_annotated
+from .problems import Place, RefusalError
+from .tree import ListTree, ScalarTree, SectionTree, Tree, describe, describe_value
+from .variables import Expanded, expand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What values depend on besides the file."""
+
+    config_dir: Path
+    current_dir: Path
+    environment: Mapping[str, str]
+
+
+def convert(kind: Any, tree: Tree, around: Surroundings) -> Any:
+    """The value of a setting that is not a section.
+
+    Raises:
+        RefusalError: the value does not fit.
+    """
+    base, constraints = split_annotated(kind)
+    if get_origin(base) is tuple:
+        return _list_of(get_args(base)[0], tree, around)
+    if get_origin(base) is Mapping:
+        return _texts_by_name(tree, around)
+    if not isinstance(tree, ScalarTree):
+        raise RefusalError(tree.place, f"found {describe(tree)}", expected=describe_kind(kind))
+    given = expand(tree, around.environment)
+    if get_origin(base) is Literal:
+        return _choice(get_args(base), given, tree.place)
+    value = _typed(base, kind, given, tree.place)
+    for constraint in constraints:
+        _check(constraint, value, kind, tree.place)
+    if base is Path:
+        from_shell = given.from_environment or tree.place.line is None
+        return resolve_path(value, constraints, around, tree.place, from_shell=from_shell)
+    return value
+
+
+def resolve_path(
+    text: str, constraints: tuple[Any, ...], around: Surroundings, place: Place, *, from_shell: bool
+) -> Path:
+    """An absolute path. What comes from the shell is relative to where the shell is."""
+    from_config = PathRole.INPUT in constraints and not from_shell
+    start = around.config_dir if from_config else around.current_dir
+    try:
+        return (start / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RefusalError(place, f"found the path {text!r}, which cannot be used: {error}") from error
+
+
+def _typed(base: Any, kind: Any, given: Expanded, place: Place) -> Any:
+    """The value as bool, int or str (also for paths)."""
+    if base in (str, Path):
+        fits: Any = str
+        if given.retyped and given.text:  # the user could not quote a variable's value
+            return given.text
+    else:
+        fits = base
+    if type(given.value) is fits and not (base is Path and not given.text):
+        return given.value
+    raise RefusalError(
+        place,
+        f"found {describe_value(given.value, given.text)}",
+        expected=describe_kind(kind),
+        fix=_quotes_fix(fits, given),
+    )
+
+
+def _quotes_fix(fits: Any, given: Expanded) -> str:
+    if fits is str and given.value is not None and given.text:
+        return f'put it in quotes: "{given.text}"'
+    if fits is int and isinstance(given.value, str) and given.text.strip().isdecimal():
+        return f"remove the quotes: {given.text.strip()}"
+    if fits is bool and isinstance(given.value, str) and given.text.strip().lower() in ("true", "false"):
+        return f"remove the quotes: {given.text.strip().lower()}"
+    return ""
+
+
+def _check(constraint: Any, value: Any, kind: Any, place: Place) -> None:
+    if isinstance(constraint, AtLeast) and value < constraint.minimum:
+        raise RefusalError(place, f"found {value}", expected=describe_kind(kind))
+    if isinstance(constraint, Checked):
+        complaint = constraint.complaint(value)
+        if complaint:
+            raise RefusalError(place, f"found {value!r}: {complaint}", expected=constraint.description)
+
+
+def _choice(choices: tuple[str, ...], given: Expanded, place: Place) -> str:
+    if given.text in choices and (given.retyped or isinstance(given.value, str)):
+        return given.text
+    nearest = nearest_name(given.text.lower(), list(choices))
+    raise RefusalError(
+        place,
+        f"found {describe_value(given.value, given.text)}",
+        expected=describe_kind(Literal[choices]),
+        fix=f"did you mean {nearest}?" if nearest else "",
+    )
+
+
+def _list_of(kind: Any, tree: Tree, around: Surroundings) -> tuple[Any, ...]:
+    if not isinstance(tree, ListTree):
+        one = isinstance(tree, ScalarTree) and isinstance(tree.value, str)
+        raise RefusalError(
+            tree.place,
+            f"found {describe(tree)}",
+            expected=describe_kind(tuple[kind, ...]),
+            fix=f"write it as a list: [{tree.text}]" if one and isinstance(tree, ScalarTree) else "",
+        )
+    values: list[Any] = []
+    for item in tree.items:
+        value = convert(kind, item, around)
+        if value in values:
+            raise RefusalError(item.place, f"found {value!r} twice", fix="keep one of the two")
+        values.append(value)
+    return tuple(values)
+
+
+def _texts_by_name(tree: Tree, around: Surroundings) -> dict[str, str]:
+    """Name -> text as written, so that the version 4.50 does not become 4.5."""
+    if isinstance(tree, ScalarTree) and tree.value is None:
+        return {}
+    if not isinstance(tree, SectionTree):
+        raise RefusalError(tree.place, f"found {describe(tree)}", expected=describe_kind(Mapping[str, str]))
+    texts = {}
+    for name, entry in tree.entries.items():
+        if not isinstance(entry.tree, ScalarTree) or entry.tree.value is None:
+            raise RefusalError(
+                entry.tree.place, f"found {name}: {describe(entry.tree)}", expected="a version"
+            )
+        texts[name] = expand(entry.tree, around.environment).text
+    return texts

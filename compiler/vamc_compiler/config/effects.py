@@ -1,0 +1,57 @@
+"""Keys that load and change nothing. Each one that was given is told to the user, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .problems import Place
+from .rules import TYPE_KEY
+
+Values = Mapping[str, Any]  # settings by dotted key
+
+_VACC = "it steers VACC cards, and this target has none"
+
+# Dotted key -> why it has no effect, or a function that says so for the values at hand (empty: it has one).
+NO_EFFECT: Mapping[str, str | Callable[[Values], str]] = {
+    "frontend.model_kwargs.b2s": "the runtime forms its batches from the requests it has",
+    "frontend.model_kwargs.align_qkv": "heads are padded or repeated whenever tp requires it",
+    "frontend.quantize.device": "quantization runs on the CPU",
+    "frontend.quantize.calib_args": lambda values: _unless_gptq(values, "it has no calibration to steer"),
+    "backend.type": lambda values: _VACC if values.get("backend.type") == "tvm_vacc" else "",
+    "backend.merge_params": "the parameters of a rank are always one file",
+    "backend.remove_params": "the parameters are always outside the library",
+    "backend.compile.data_type": f"{_VACC}; weights have the type of backend.dtype",
+    "backend.compile.gather_data_vccl_dsp_enable": _VACC,
+    "backend.compile.stream_mode": _VACC,
+    "backend.compile.attention_split_num": _VACC,
+    "backend.compile.ffn_split_num": _VACC,
+    "backend.compile.llm_build": _VACC,
+    "backend.compile.enable_dense_to_matmul": _VACC,
+    "dataset": lambda values: _unless_calibrating(values),
+    "workspace.env_recheck": "the build runs in the Python environment it was started in",
+    "workspace.pyenv": "the build runs in the Python environment it was started in",
+}
+
+
+def find_warnings(values: Values, places: Mapping[str, Place]) -> Iterator[str]:
+    """One line for each given key without effect, with its place."""
+    for key, place in places.items():
+        reason = NO_EFFECT.get(key, "")
+        why = reason(values) if callable(reason) else reason
+        if why:
+            yield f"{place}: {key} has no effect: {why}"
+
+
+def _unless_gptq(values: Values, why: str) -> str:
+    quantization = values.get(TYPE_KEY)
+    return "" if quantization == "w8a16_gptq" else f"{why} in {quantization}"
+
+
+def _unless_calibrating(values: Values) -> str:
+    if values.get("dataset") is None and "dataset.name" not in values:
+        return ""  # `dataset: null`
+    quantization = values.get(TYPE_KEY)
+    if quantization is None:
+        return "nothing is quantized"
+    return f"{quantization} does not calibrate" if quantization == "int8_per_channel" else ""

@@ -1,0 +1,44 @@
+"""Combinations of settings that contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .problems import Place, Problem
+
+# Quantization -> allowed dtypes. w16kv8 keeps fp16 weights and has an int8 KV cache; existing files say
+# `dtype: int8` for it and mean the cache.
+DTYPES_OF_QUANTIZATION: Mapping[str | None, tuple[str, ...]] = {
+    None: ("fp16",),
+    "int8_per_channel": ("int8",),
+    "w8a16_gptq": ("int8",),
+    "w16kv8": ("fp16", "int8"),
+}
+DTYPE_KEY = "backend.dtype"
+QUANTIZE_KEY = "frontend.quantize"
+TYPE_KEY = "frontend.quantize.type"
+
+
+def find_contradictions(values: Mapping[str, Any], places: Mapping[str, Place]) -> Iterator[Problem]:
+    """The contradictions among the settings that are right by themselves.
+
+    Args:
+        values: settings by dotted key; those with mistakes are absent.
+        places: where the given ones were written.
+    """
+    if DTYPE_KEY not in values or not {QUANTIZE_KEY, TYPE_KEY} & values.keys():
+        return
+    dtype, quantization = values[DTYPE_KEY], values.get(TYPE_KEY)
+    allowed = DTYPES_OF_QUANTIZATION[quantization]
+    if dtype in allowed:
+        return
+    if quantization is None:
+        found = f"{dtype} without a {TYPE_KEY}"
+        expected = f"{allowed[0]} where nothing is quantized"
+        fix = f"add {TYPE_KEY}: int8_per_channel, or set {DTYPE_KEY}: fp16"
+    else:
+        found = f"{dtype} together with {TYPE_KEY}: {quantization} ({places[TYPE_KEY]})"
+        expected = f"{allowed[0]}, the type this quantization gives the weights"
+        fix = f"set {DTYPE_KEY}: {allowed[0]}, or remove {QUANTIZE_KEY} to keep {dtype} weights"
+    yield Problem(place=places[DTYPE_KEY], key=DTYPE_KEY, found=found, expected=expected, fix=fix)

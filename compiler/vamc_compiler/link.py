@@ -1,0 +1,43 @@
+"""Linking object files to a shared library without a C compiler: `ld`, else the linker inside the ziglang wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vamc_runtime.errors import UserError
+
+
+def find_linker() -> list[str]:
+    """The command that links, without its arguments.
+
+    Raises:
+        UserError: neither `ld` nor the ziglang wheel is installed.
+    """
+    ld = shutil.which("ld")
+    if ld is not None:
+        return [ld]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    raise UserError(
+        "there is no linker: neither `ld` on PATH nor the ziglang wheel",
+        expected="one of the two",
+        fix='pip install ziglang (part of "vamc[compiler]"), or install binutils',
+    )
+
+
+def link_library(executable: Any, path: Path, linker: Sequence[str]) -> None:
+    """Write a TVM executable as a shared library at `path`."""
+
+    def run_linker(output: str, objects: Sequence[str], **_: Any) -> None:
+        command = [*linker, "-shared", "-o", output, *objects]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-2000:]}")
+
+    executable.export_library(str(path), fcompile=run_linker)

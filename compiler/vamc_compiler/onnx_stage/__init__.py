@@ -1,0 +1,1 @@
+"""ONNX to ONNX: function bodies, simplification, weights as external data."""

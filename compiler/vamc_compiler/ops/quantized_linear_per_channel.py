@@ -1,0 +1,48 @@
+"""`vamc::QuantizedLinearPerChannel`: a linear layer whose int8 weight has one scale per output channel.
+
+y[n, o] = (x[n, i] @ quant_w[o, i]^T) * scale_w[o]. Activations stay float32; a bias, where a model has one, is added
+outside. Node name and inputs follow the original quantizer (formats.md B).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+
+from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
+
+if TYPE_CHECKING:
+    from vamc_compiler.kernels.table import KernelTable
+
+
+def quantized_linear_per_channel(
+    x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor
+) -> torch.Tensor:
+    """Multiply x float32 [n, i] by quant_w int8 [o, i] scaled by scale_w float32 [o]; returns float32 [n, o]."""
+    if exporting():
+        output = (x.dtype, (x.shape[0], quant_w.shape[0]))
+        return emit_node("QuantizedLinearPerChannel", (x, quant_w, scale_w), [output])[0]
+    return torch.nn.functional.linear(x, quant_w.to(x.dtype)) * scale_w
+
+
+def _function_body(node: onnx.NodeProto) -> str:
+    return """
+    QuantizedLinearPerChannel (x, quant_w, scale_w) => (y) {
+      weight = DequantizeLinear <axis = 0> (quant_w, scale_w)
+      weight_io = Transpose <perm = [1, 0]> (weight)
+      y = MatMul(x, weight_io)
+    }"""
+
+
+def _lower(
+    builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable
+) -> Any:
+    x, packed, scale = inputs[:3]
+    kernel = kernels.for_op("QuantizedLinearPerChannel")
+    return kernel.emit(builder, x, packed, scale, out_features=attributes["out_features"])
+
+
+QUANTIZED_LINEAR_PER_CHANNEL = VamcOp("QuantizedLinearPerChannel", _function_body, _lower, weight_input=1)

@@ -1,0 +1,104 @@
+"""What a runstream holds besides code and weights: tokenizer files, graphs for verification, the manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+from vamc_runtime.manifest import FileRecord
+
+from vamc_compiler.graph import RankGraph
+from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
+from vamc_compiler.onnx_stage.external_weights import WEIGHTS_FILE, inputs_to_external_data
+from vamc_compiler.weights.writer import RankFile, hash_file, plan_rank_file
+
+TOKENIZER_FOLDER = "tokenizer"
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+VOCABULARY_FILES = ("tokenizer.model", "tokenizer.json")
+TOOLCHAIN = (
+    "vamc",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxsim",
+    "onnxruntime",
+    "transformers",
+    "numpy",
+)
+
+
+def copy_tokenizer(checkpoint: Path, runstream: Path) -> bool:
+    """Copy the tokenizer and generation settings; False when the checkpoint has no vocabulary."""
+    folder = runstream / TOKENIZER_FOLDER
+    folder.mkdir()
+    for name in TOKENIZER_FILES:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, folder / name)
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
+
+
+def onnx_folder(runstream: Path, rank: int) -> Path:
+    """Where a rank's graph lies."""
+    return runstream / "onnx" / f"rank_{rank}"
+
+
+def plan_onnx_weights(graph: RankGraph, runstream: Path) -> RankFile:
+    """Layout of the plain safetensors file that the rank's graph points into."""
+    path = onnx_folder(runstream, graph.rank) / WEIGHTS_FILE
+    return plan_rank_file(path, graph.parameters, {}, {"format": "pt"})
+
+
+def write_onnx(graph: RankGraph, runstream: Path) -> None:
+    """Write a rank's simplified graph; its weights are external data in a file that need not exist yet."""
+    folder = onnx_folder(runstream, graph.rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = plan_onnx_weights(graph, runstream).plan
+    model = inputs_to_external_data(graph.model(), graph.parameters, plan)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def toolchain_versions() -> dict[str, str]:
+    """Versions of everything that shaped the runstream."""
+    versions = {"python": platform.python_version()}
+    for name in TOOLCHAIN:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def record_files(runstream: Path, on_progress: Callable[[int, int], None]) -> dict[str, FileRecord]:
+    """Size and sha256 of every file, except intermediates and weights written for verification."""
+    files = _listed_files(runstream)
+    records: dict[str, FileRecord] = {}
+    for path in files:
+        records[path.relative_to(runstream).as_posix()] = FileRecord(
+            num_bytes=path.stat().st_size, sha256=hash_file(path)
+        )
+        on_progress(len(records), len(files))
+    return records
+
+
+def _listed_files(runstream: Path) -> Sequence[Path]:
+    return sorted(
+        path
+        for path in runstream.rglob("*")
+        if path.is_file()
+        and path.relative_to(runstream).parts[0] != INTERMEDIATES
+        and not (path.name == WEIGHTS_FILE and path.relative_to(runstream).parts[0] == "onnx")
+    )

@@ -1,0 +1,127 @@
+"""From the simplified ONNX graph to a Relax module with one function `step`.
+
+TVM's ONNX front end ignores the domain of an op, so `vamc::X` is renamed to `vamc_X` and the front end's table of
+converters is extended while it runs. Written against apache-tvm 0.27.0.post1 (pinned): a newer front end that reads
+domains makes the renaming unnecessary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import tvm.relax.frontend.onnx.onnx_frontend as onnx_frontend
+from tvm import relax
+from tvm.relax.frontend.onnx import from_onnx
+
+from vamc_compiler.kernels.table import KernelTable
+from vamc_compiler.ops import DOMAIN, OPS, VamcOp
+from vamc_compiler.packing import PanelPacking
+from vamc_compiler.parameters import ParameterSpec
+
+STEP_FUNCTION = "step"
+
+
+@dataclass(frozen=True)
+class ImportedStep:
+    """The Relax module, and how its kernels want the weights."""
+
+    module: Any
+    packings: Mapping[str, PanelPacking]
+
+
+def plan_packings(
+    model: onnx.ModelProto, parameters: Sequence[ParameterSpec], kernels: KernelTable
+) -> dict[str, PanelPacking]:
+    """The layout of every parameter that a kernel reads packed, by name."""
+    names = {spec.name for spec in parameters}
+    packings: dict[str, PanelPacking] = {}
+    for node in model.graph.node:
+        op = OPS.get(node.op_type) if node.domain == DOMAIN else None
+        if op is None or op.weight_input is None:
+            continue
+        packing = kernels.for_op(op.name).packing
+        weight = node.input[op.weight_input]
+        if packing is not None and weight in names:
+            packings[weight] = packing
+    return packings
+
+
+def _prepare(
+    model: onnx.ModelProto, parameters: Sequence[ParameterSpec], packings: Mapping[str, PanelPacking]
+) -> onnx.ModelProto:
+    """A copy with `vamc` ops renamed, packed weights in their packed shapes, and true widths as attributes."""
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    del prepared.functions[:]
+    shapes = {spec.name: spec.shape for spec in parameters}
+    for value in prepared.graph.input:
+        if value.name in packings:
+            shape = packings[value.name].packed_shape(shapes[value.name])
+            element = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, element, shape))
+    for node in prepared.graph.node:
+        if node.domain != DOMAIN:
+            continue
+        weight_input = OPS[node.op_type].weight_input
+        if weight_input is not None:
+            width = shapes[node.input[weight_input]][0]
+            node.attribute.append(onnx.helper.make_attribute("out_features", width))
+        node.op_type, node.domain = f"{DOMAIN}_{node.op_type}", ""
+    return prepared
+
+
+def _converter(op: VamcOp, kernels: KernelTable) -> type:
+    def convert(cls: type, builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
+        return op.lower(builder, [x for x in inputs if x is not None], attributes, kernels)
+
+    return type(f"Vamc{op.name}", (onnx_frontend.OnnxOpConverter,), {"_impl_v1": classmethod(convert)})
+
+
+@contextlib.contextmanager
+def _vamc_converters(kernels: KernelTable) -> Iterator[None]:
+    """Let the front end know the `vamc` ops while it imports."""
+    original = onnx_frontend._get_convert_map
+    table = original() | {f"{DOMAIN}_{op.name}": _converter(op, kernels) for op in OPS.values()}
+    onnx_frontend._get_convert_map = lambda: table
+    try:
+        yield
+    finally:
+        onnx_frontend._get_convert_map = original
+
+
+def import_step(
+    model: onnx.ModelProto,
+    parameters: Sequence[ParameterSpec],
+    kernels: KernelTable,
+    *,
+    max_step_tokens: int,
+) -> ImportedStep:
+    """Import the graph; all parameters become one tuple, the last argument of `step`.
+
+    Args:
+        model: simplified graph, weights as its last inputs in the order of `parameters`.
+        parameters: the rank's parameters.
+        kernels: the kernels of the target.
+        max_step_tokens: most tokens in one step, the bound from which memory is planned.
+    """
+    packings = plan_packings(model, parameters, kernels)
+    prepared = _prepare(model, parameters, packings)
+    assert [v.name for v in prepared.graph.input][-len(parameters) :] == [s.name for s in parameters], (
+        "weights are the last inputs, in the order of the parameter list"
+    )
+    with _vamc_converters(kernels):
+        module = from_onnx(prepared)
+    num_inputs = len(prepared.graph.input) - len(parameters)
+    step = module["main"].with_attr("num_input", num_inputs).with_attr("global_symbol", STEP_FUNCTION)
+    step = step.with_attr("tir_var_upper_bound", {"n": max_step_tokens, "m": max_step_tokens})
+    module.update_func(module.get_global_var("main"), step)
+    functions = {
+        (STEP_FUNCTION if variable.name_hint == "main" else variable): function
+        for variable, function in module.functions.items()
+    }
+    module = relax.transform.BundleModelParams("params")(type(module)(functions))
+    return ImportedStep(module, packings)

@@ -1,0 +1,1 @@
+"""From a modeling file to ONNX: one rank, traced without weights."""

@@ -1,0 +1,58 @@
+"""Building one rank of the model as a module, and reading off the list of its parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vamc_compiler.model.config import ModelConfig
+from vamc_compiler.model.registry import ModelSource
+from vamc_compiler.parameters import FromCheckpoint, Origin, ParameterDType, ParameterSpec
+
+_DTYPES: dict[torch.dtype, ParameterDType] = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.int8: "int8",
+}
+
+
+def build_rank(source: ModelSource, config: ModelConfig, quantization: str | None) -> nn.Module:
+    """Instantiate the modeling file's class for the rank in `config`, quantized by module swap when asked.
+
+    Call it under `FakeTensorMode` to spend no memory on weights.
+    """
+    model: nn.Module = source.model_class()(config)
+    if quantization == "int8_per_channel":
+        count = source.load("quantizer_vacc.py").quantize(model)
+        assert count, "a decoder has linear layers to quantize"
+    else:
+        assert quantization is None, f"check_buildable lets {quantization} through"
+    return model.eval()
+
+
+def _absolute(path: str, origin: Origin) -> Origin:
+    """An origin with its tensor named as in the checkpoint rather than relative to the module."""
+    if not isinstance(origin, FromCheckpoint):
+        return origin
+    root = origin.tensor.startswith("/")
+    name = origin.tensor[1:] if root else f"{path}.{origin.tensor}".removeprefix(".")
+    return FromCheckpoint(name, origin.shard, origin.steps)
+
+
+def list_parameters(model: nn.Module) -> list[ParameterSpec]:
+    """Every parameter and buffer of the rank, in the module's order, with its origin."""
+    specs: list[ParameterSpec] = []
+    for path, module in model.named_modules():
+        own: dict[str, Any] = dict(module.named_parameters(recurse=False))
+        own |= dict(module.named_buffers(recurse=False))
+        origins: dict[str, Origin] = getattr(module, "origins", {})
+        for name, tensor in own.items():
+            full_name = f"{path}.{name}".removeprefix(".")
+            assert name in origins, (
+                f"{full_name} has no origin: a modeling file declares where each parameter comes from"
+            )
+            origin = _absolute(path, origins[name])
+            specs.append(ParameterSpec(full_name, tuple(tensor.shape), _DTYPES[tensor.dtype], origin))
+    return specs

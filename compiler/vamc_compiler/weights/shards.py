@@ -1,0 +1,199 @@
+"""One tensor's way from the checkpoint to a rank's file, block of rows by block of rows.
+
+read rows -> normalise (NormHead) -> scale of the full row (int8) -> take the rank's columns, zeros where padded ->
+cast or quantize -> pack -> write. The rank's rows are chosen by reading only them. Memory is bounded by the block,
+whatever the tensor's size. No torch here: worker processes import this file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from vamc_runtime.errors import UserError
+
+from vamc_compiler.packing import PanelPacking
+from vamc_compiler.parameters import FromCheckpoint, ParameterDType
+from vamc_compiler.sharding import Piece, Shard
+from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
+
+BLOCK_BYTES = 32 << 20
+"""Size of a block of rows in float32; large enough for long reads, small against any memory."""
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a parameter goes: file, first byte, and how it is stored there."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    """The rank's shape before packing."""
+    dtype: ParameterDType
+    packing: PanelPacking | None
+
+
+@dataclass(frozen=True)
+class TensorTask:
+    """Write one parameter of one rank from its tensor in the checkpoint."""
+
+    name: str
+    source: StoredTensor
+    origin: FromCheckpoint
+    destination: Destination
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of the rank's part, the measure of progress."""
+        return int(np.prod(self.destination.shape))
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A vector counts as one column, so that its elements are rows."""
+    return (shape[0], 1) if len(shape) == 1 else (shape[0], int(np.prod(shape[1:])))
+
+
+def _decode(raw: bytes, dtype: str) -> Rows:
+    """Bytes of float32, float16 or bfloat16 as float32."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(raw, dtype).astype(np.float32)
+
+
+def _pieces(shard: Shard | None, dim: int, size: int) -> tuple[Piece, ...]:
+    """What the shard takes along `dim`; everything when it splits another dimension."""
+    return shard.pieces if shard is not None and shard.dim == dim else (Piece(0, size),)
+
+
+def _cut(pieces: tuple[Piece, ...], begin: int, end: int) -> list[Piece]:
+    """The pieces that make up elements begin..end of the rank's part."""
+    cut, position = [], 0
+    for piece in pieces:
+        first, last = max(begin, position), min(end, position + piece.length)
+        if first < last:
+            start = None if piece.start is None else piece.start + first - position
+            cut.append(Piece(start, last - first))
+        position += piece.length
+    return cut
+
+
+def _read_rows(descriptor: int, source: StoredTensor, pieces: list[Piece]) -> Rows:
+    """The full rows named by `pieces`, zeros where a piece is padding; float32 [rows, columns]."""
+    _, columns = _as_matrix(source.shape)
+    row_bytes = columns * ITEM_BYTES[source.dtype]
+    blocks = []
+    for piece in pieces:
+        if piece.start is None:
+            blocks.append(np.zeros((piece.length, columns), np.float32))
+            continue
+        raw = os.pread(descriptor, piece.length * row_bytes, source.offset + piece.start * row_bytes)
+        if len(raw) != piece.length * row_bytes:
+            raise UserError(
+                f"{source.path} became shorter while it was read",
+                fix="leave the checkpoint alone while it compiles, then compile again",
+            )
+        blocks.append(_decode(raw, source.dtype).reshape(piece.length, columns))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _take_columns(rows: Rows, pieces: tuple[Piece, ...]) -> Rows:
+    if pieces == (Piece(0, rows.shape[1]),):
+        return rows
+    parts = [
+        np.zeros((len(rows), piece.length), np.float32)
+        if piece.start is None
+        else rows[:, piece.start : piece.start + piece.length]
+        for piece in pieces
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def normalize_rows(rows: Rows) -> Rows:
+    """Each row divided by its L2 norm, at least 1e-12 as in `torch.nn.functional.normalize`."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return (rows / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
+
+
+def row_scales(rows: Rows) -> Rows:
+    """max |row| / 127 of each row, 1 for a row of zeros; float32 [rows]."""
+    largest = np.abs(rows).max(axis=1)
+    return np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+
+
+def quantize_rows(rows: Rows, scales: Rows) -> npt.NDArray[np.int8]:
+    """The nearest whole number of row / scale, ties to even, within ±127; int8 [rows, columns]."""
+    return np.clip(np.rint(rows / scales[:, None]), -127, 127).astype(np.int8)
+
+
+def _check_finite(values: npt.NDArray[Any], task: TensorTask) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(
+            f"tensor {task.origin.tensor} in {task.source.path} has values that {values.dtype} cannot hold",
+            expected="finite values, at most 65504 for float16",
+            fix="the checkpoint is damaged, or the model needs another precision than fp16",
+        )
+
+
+def _process(rows: Rows, columns: tuple[Piece, ...], task: TensorTask) -> npt.NDArray[Any]:
+    """The stored form of full rows: everything between reading and writing."""
+    scales: Rows | None = None
+    for step in task.origin.steps:
+        if step == "normalize_rows":
+            rows = normalize_rows(rows)
+        else:
+            scales = row_scales(rows)
+    if task.origin.steps and task.origin.steps[-1] == "row_scales":
+        assert scales is not None, "row_scales computes them"
+        return scales
+    rows = _take_columns(rows, columns)
+    stored: npt.NDArray[Any]
+    if scales is not None:
+        stored = quantize_rows(rows, scales)
+    else:
+        with np.errstate(over="ignore"):
+            stored = rows.astype(task.destination.dtype)
+    _check_finite(stored, task)
+    return stored if task.destination.packing is None else task.destination.packing.pack(stored)
+
+
+def write_tensor(task: TensorTask) -> int:
+    """Carry out one task; returns its `num_elements`.
+
+    Raises:
+        UserError: the tensor holds values that the stored type cannot.
+        OSError: reading or writing failed.
+    """
+    source, destination, shard = task.source, task.destination, task.origin.shard
+    full_rows, full_columns = _as_matrix(source.shape)
+    row_pieces = _pieces(shard, 0, full_rows)
+    column_pieces = _pieces(shard, 1, full_columns)
+    num_rows = sum(piece.length for piece in row_pieces)
+    width = 1 if destination.packing is None else destination.packing.width
+    block = max(1, BLOCK_BYTES // (4 * full_columns) // width) * width
+    position = destination.offset
+    reader = os.open(source.path, os.O_RDONLY)
+    writer = os.open(destination.path, os.O_WRONLY)
+    try:
+        for begin in range(0, num_rows, block):
+            pieces = _cut(row_pieces, begin, min(begin + block, num_rows))
+            stored = _process(_read_rows(reader, source, pieces), column_pieces, task)
+            position += _write_all(writer, stored, position)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return task.num_elements
+
+
+def _write_all(descriptor: int, values: npt.NDArray[Any], offset: int) -> int:
+    """Write an array's bytes at `offset`; returns how many."""
+    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    done = 0
+    while done < len(view):  # one call writes at most 2 GiB
+        done += os.pwrite(descriptor, view[done:], offset + done)
+    return done

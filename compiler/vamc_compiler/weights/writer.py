@@ -1,0 +1,188 @@
+"""Writing every rank's weights: files laid out first, then tensors in any order, by several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from vamc_runtime.errors import UserError
+
+from vamc_compiler.packing import PanelPacking
+from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint
+from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
+from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
+
+SMALL_JOB_ELEMENTS = 64 << 20
+"""Below this many elements, starting processes takes longer than the work."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RankFile:
+    """A rank's weight file: its layout, and how each parameter is packed in it."""
+
+    path: Path
+    plan: FilePlan
+    parameters: tuple[ParameterSpec, ...]
+    packings: Mapping[str, PanelPacking]
+
+
+def plan_rank_file(
+    path: Path,
+    parameters: Sequence[ParameterSpec],
+    packings: Mapping[str, PanelPacking],
+    metadata: Mapping[str, str],
+) -> RankFile:
+    """Lay out one rank's parameters, packed where a kernel wants it; touches no file."""
+    stored = [
+        (spec.name, packings[spec.name].packed_shape(spec.shape) if spec.name in packings else spec.shape, spec.dtype)
+        for spec in parameters
+    ]
+    return RankFile(path, plan_file(stored, metadata), tuple(parameters), packings)
+
+
+def check_tensors(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -> None:
+    """Compare the checkpoint with what the model needs, before any work.
+
+    Raises:
+        UserError: tensors are missing, of another shape, or of a type that is not 16- or 32-bit float; all listed.
+    """
+    problems = []
+    for spec in parameters:
+        if not isinstance(spec.origin, FromCheckpoint):
+            continue
+        tensor = checkpoint.tensors.get(spec.origin.tensor)
+        is_scale = spec.origin.steps[-1:] == ("row_scales",)
+        if tensor is None:
+            problems.append(f"{spec.origin.tensor} is missing")
+            continue
+        if tensor.dtype not in ITEM_BYTES:
+            problems.append(f"{spec.origin.tensor} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}")
+        shard = spec.origin.shard
+        expected = spec.shape if shard is None else shard.full_shape(spec.shape) if not is_scale else None
+        if expected is not None and tensor.shape != tuple(expected):
+            problems.append(f"{spec.origin.tensor} has shape {list(tensor.shape)}, not {list(expected)}")
+    if problems:
+        shown = list(dict.fromkeys(problems))
+        more = f"\n  ... and {len(shown) - 8} more" if len(shown) > 8 else ""
+        raise UserError(
+            f"the tensors in {checkpoint.directory} do not fit its config.json:\n  "
+            + "\n  ".join(shown[:8])
+            + more,
+            expected="the tensors of the architecture that config.json describes",
+            fix="check that config.json and the weight files belong together",
+        )
+
+
+def _tasks(files: Iterable[RankFile], checkpoint: Checkpoint) -> list[TensorTask]:
+    """Every tensor to write, largest first so that no process ends with a long one alone."""
+    tasks = [
+        TensorTask(
+            spec.name,
+            checkpoint.tensors[spec.origin.tensor],
+            spec.origin,
+            Destination(
+                file.path,
+                file.plan.entries[spec.name].offset,
+                spec.shape,
+                spec.dtype,
+                file.packings.get(spec.name),
+            ),
+        )
+        for file in files
+        for spec in file.parameters
+        if isinstance(spec.origin, FromCheckpoint)
+    ]
+    return sorted(tasks, key=lambda task: -task.num_elements)
+
+
+def _write_values(file: RankFile) -> None:
+    """Write the parameters that the modeling file computed."""
+    with file.path.open("r+b") as stream:
+        for spec in file.parameters:
+            if isinstance(spec.origin, FromValue):
+                stream.seek(file.plan.entries[spec.name].offset)
+                stream.write(spec.origin.value.astype(spec.dtype).tobytes())
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int, on_done: Callable[[Result], None]
+) -> None:
+    """Run `function` on every task, in this process or in `num_workers` others."""
+    if num_workers <= 1 or len(tasks) <= 1:
+        for task in tasks:
+            on_done(function(task))
+        return
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(tasks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_ignore_interrupt,
+    )
+    try:
+        for future in as_completed([pool.submit(function, task) for task in tasks]):
+            on_done(future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_rank_files(
+    files: Sequence[RankFile],
+    checkpoint: Checkpoint,
+    *,
+    num_workers: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Write the weights of all ranks.
+
+    Args:
+        files: one per rank, from `plan_rank_file`.
+        checkpoint: where tensors are read from; checked against the parameters before.
+        num_workers: processes; small jobs stay in this one.
+        on_progress: called with elements done and elements in all.
+
+    Raises:
+        UserError: a tensor cannot be stored in the chosen precision.
+        OSError: the disk is full or a file cannot be read.
+    """
+    for file in files:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        create_file(file.path, file.plan)
+        _write_values(file)
+    tasks = _tasks(files, checkpoint)
+    total = sum(task.num_elements for task in tasks)
+    done = 0
+
+    def advance(num_elements: int) -> None:
+        nonlocal done
+        done += num_elements
+        on_progress(done, total)
+
+    run_tasks(write_tensor, tasks, num_workers if total > SMALL_JOB_ELEMENTS else 1, advance)
+    for file in files:
+        descriptor = os.open(file.path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,285 @@
+"""`LLM`: prompts in, text out. Ties together the runstream, the scheduler, the executor, sampling and text."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_runtime.errors import UserError
+from vamc_runtime.executor import Executor, StepArguments
+from vamc_runtime.kv_pages import PageAllocator
+from vamc_runtime.manifest import Manifest
+from vamc_runtime.ranks.open import open_executor
+from vamc_runtime.runstream import open_runstream
+from vamc_runtime.sampling import Sampler, SamplingParams
+from vamc_runtime.scheduler import Scheduler, StepPlan
+from vamc_runtime.sequence import FinishReason, check_prompt
+from vamc_runtime.sequence import Sequence as Request
+from vamc_runtime.statistics import GenerationStatistics
+from vamc_runtime.text.chat import ChatFormat, Message, build_chat
+from vamc_runtime.text.output import OutputText
+from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
+
+Prompt = str | Sequence[int]
+DEFAULT_CONTEXTS = 8
+"""Full-length sequences the cache holds by default, as far as memory allows."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A bit of output as it is generated."""
+
+    index: int
+    """Which prompt it belongs to."""
+    text: str
+    """New text; may be empty while a character is incomplete."""
+    token_ids: tuple[int, ...]
+    """The tokens behind it."""
+    finish_reason: FinishReason | None
+    """Why the output ended, with its last piece."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The whole output of one prompt."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+
+
+@dataclass
+class _Live:
+    """One request in flight."""
+
+    index: int
+    request: Request
+    sampler: Sampler
+    output: OutputText
+
+
+class LLM:
+    """A runstream, opened.
+
+    Example:
+        with LLM("vacc_deploy/Baichuan2-13B-Chat-int8") as llm:
+            print(llm.generate(["The capital of France is"])[0].text)
+
+    Args:
+        path: runstream directory.
+        kv_cache_tokens: tokens the KV cache holds over all sequences; None for a few full contexts, bounded by half
+            of the free memory. Memory is used only as far as tokens are written.
+        verify_hash: compare every file with its sha256 first, large ones too.
+
+    Everything runs in the thread that enters the context. With several ranks the others are started as child
+    processes; when this process was itself started by `mpiexec`, it becomes one of them, and on ranks other than 0
+    entering the context serves rank 0 and then ends the process.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, kv_cache_tokens: int | None = None, verify_hash: bool = False
+    ) -> None:
+        self._runstream = open_runstream(Path(path))
+        self._stack = contextlib.ExitStack()
+        self._verify_hash = verify_hash
+        self._tokenizer: Tokenizer | None = None
+        self._executor: Executor | None = None
+        self.statistics = GenerationStatistics()
+        layout = self.manifest.kv_cache
+        wanted = self._default_tokens() if kv_cache_tokens is None else kv_cache_tokens
+        self._num_pages = -(-wanted // layout.page_tokens)
+        if self._num_pages < 1:
+            raise UserError(f"kv_cache_tokens is {kv_cache_tokens}", expected="at least one token")
+
+    @property
+    def manifest(self) -> Manifest:
+        """The runstream's manifest."""
+        return self._runstream.manifest
+
+    def _default_tokens(self) -> int:
+        layout, limit = self.manifest.kv_cache, self.manifest.limits.max_context_tokens
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        affordable = free_bytes // (layout.page_bytes * self.manifest.tensor_parallel) * layout.page_tokens
+        return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
+
+    def __enter__(self) -> LLM:
+        opened = open_executor(self._runstream, num_pages=self._num_pages, verify_hash=self._verify_hash)
+        self._executor = self._stack.enter_context(opened)
+        self._allocator = PageAllocator(self._num_pages)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor = None
+        self._stack.close()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            UserError: the runstream was compiled from a checkpoint without one.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._runstream.tokenizer_folder)
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether prompts may be text."""
+        folder = self._runstream.tokenizer_folder
+        return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+
+    def chat_format(self) -> ChatFormat:
+        """How conversations become tokens.
+
+        Raises:
+            UserError: the checkpoint has no chat format.
+        """
+        return build_chat(self._runstream.tokenizer_folder, self.tokenizer)
+
+    def default_sampling(self, **overrides: object) -> SamplingParams:
+        """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
+        path = self._runstream.tokenizer_folder / "generation_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return SamplingParams.from_generation_config(config, **overrides)
+
+    def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
+        """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit."""
+        limit = self.manifest.limits.max_context_tokens
+        return self.chat_format().render(messages, max(limit // 2, limit - params.max_new_tokens))
+
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Complete every prompt; all run in one batch.
+
+        Args:
+            prompts: texts or lists of token ids.
+            params: how to choose tokens; greedy when not given.
+
+        Raises:
+            UserError: a prompt that is empty, too long, or has a token id outside the vocabulary.
+        """
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
+        reasons: list[FinishReason] = ["length"] * len(ids)
+        for piece in self.stream(ids, params):
+            texts[piece.index] += piece.text
+            tokens[piece.index] += piece.token_ids
+            reasons[piece.index] = piece.finish_reason or reasons[piece.index]
+        return [
+            Completion(text, tuple(out), reason, len(prompt))
+            for text, out, reason, prompt in zip(texts, tokens, reasons, ids, strict=True)
+        ]
+
+    def stream(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> Iterator[Piece]:
+        """Like `generate`, token by token. Closing the iterator early frees what it holds."""
+        params = params or SamplingParams()
+        scheduler = Scheduler(
+            self._allocator,
+            page_tokens=self.manifest.kv_cache.page_tokens,
+            max_step_tokens=self.manifest.limits.max_prefill_tokens,
+            max_context_tokens=self.manifest.limits.max_context_tokens,
+        )
+        live = [self._begin(index, prompt, params) for index, prompt in enumerate(prompts)]
+        try:
+            for entry in live:
+                scheduler.add(entry.request)
+            yield from self._run(scheduler, {id(entry.request): entry for entry in live})
+        finally:
+            for entry in live:
+                if entry.request.pages or entry.request.finish_reason is None and entry.request.max_tokens:
+                    scheduler.finish(entry.request)
+
+    def _begin(self, index: int, prompt: Prompt, params: SamplingParams) -> _Live:
+        ids = self._prompt_ids(prompt)
+        eos = self.tokenizer.eos_ids if self.has_tokenizer else frozenset()
+        tokenizer = self.tokenizer if self.has_tokenizer else None
+        request = Request(prompt_ids=ids, params=params, eos_ids=eos)
+        return _Live(index, request, Sampler(params, ids), OutputText(tokenizer, params.stop))
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        check_prompt(ids, self.manifest.model.vocab_size, self.manifest.limits.max_context_tokens)
+        return ids
+
+    def _run(self, scheduler: Scheduler, live: dict[int, _Live]) -> Iterator[Piece]:
+        started = time.perf_counter()
+        first = True
+        while (plan := scheduler.plan()) is not None:
+            begun = time.perf_counter()
+            logits = self._compute(plan)
+            wanting = [live[id(request)] for request in plan.wants_sample]
+            tokens = [entry.sampler.sample(row) for entry, row in zip(wanting, logits, strict=False)]
+            scheduler.complete(plan, tokens)
+            now = time.perf_counter()
+            self.statistics.add_step(plan.num_prefill_tokens, plan.num_decode_tokens, now - begun)
+            if first and tokens:
+                self.statistics.add_first_token(now - started)
+                first = False
+            for entry, token in zip(wanting, tokens, strict=True):
+                yield self._emit(scheduler, entry, token)
+
+    def _emit(self, scheduler: Scheduler, entry: _Live, token: int) -> Piece:
+        """The piece of text that a new token makes, and the end of the request when a stop text appears."""
+        text, stopped = entry.output.push(token)
+        if stopped and entry.request.finish_reason is None:
+            scheduler.finish(entry.request, "stop")
+        if entry.request.finish_reason is not None and not stopped:
+            text += entry.output.finish()
+        return Piece(entry.index, text, (token,), entry.request.finish_reason)
+
+    def _compute(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        if self._executor is None:
+            raise RuntimeError("LLM is a context manager: `with LLM(path) as llm:`")
+        return self._executor.step(
+            StepArguments(
+                plan.input_ids, plan.position_ids, plan.seq_ids, plan.page_table, plan.logits_index
+            )
+        )
+
+    def logits(self, tokens: Iterable[int], *, chunk_tokens: int | None = None) -> npt.NDArray[np.float32]:
+        """Logits after every token of a sequence, for evaluation.
+
+        Args:
+            tokens: token ids, at most the context length.
+            chunk_tokens: tokens per step; None for as many as one step takes.
+
+        Returns:
+            float32 [tokens, vocab].
+
+        Raises:
+            UserError: no tokens, too many, or an id outside the vocabulary.
+        """
+        if self._executor is None:
+            raise RuntimeError("LLM is a context manager: `with LLM(path) as llm:`")
+        ids = list(tokens)
+        limits, page_tokens = self.manifest.limits, self.manifest.kv_cache.page_tokens
+        check_prompt(ids, self.manifest.model.vocab_size, limits.max_context_tokens, min_output_tokens=0)
+        chunk = min(chunk_tokens or limits.max_prefill_tokens, limits.max_prefill_tokens)
+        pages = self._allocator.allocate(-(-len(ids) // page_tokens))
+        table = np.array([pages], np.int32)
+        rows = []
+        try:
+            for begin in range(0, len(ids), chunk):
+                part = np.array(ids[begin : begin + chunk], np.int32)
+                positions = np.arange(begin, begin + len(part), dtype=np.int32)
+                arguments = StepArguments(
+                    part, positions, np.zeros_like(part), table, np.arange(len(part), dtype=np.int32)
+                )
+                rows.append(self._executor.step(arguments))
+        finally:
+            self._allocator.free(pages)
+        return np.concatenate(rows)

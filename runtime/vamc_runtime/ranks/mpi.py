@@ -1,0 +1,127 @@
+"""Ranks over MPI: collectives for the compiled step, and rank 0 telling the others what to compute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_runtime.cpu import available_cores
+from vamc_runtime.errors import UserError
+from vamc_runtime.executor import RankExecutor, StepArguments
+from vamc_runtime.ranks.place import share_of_cores
+
+_STEP_TAG = 1
+SPIN_SECONDS = 0.02
+"""How long a waiting rank polls before it sleeps between looks: longer than a decode step, short for an idle server."""
+SLEEP_SECONDS = 0.0005
+
+
+def world() -> Any:
+    """MPI's communicator of all ranks.
+
+    Raises:
+        UserError: mpi4py or an MPI library is not installed.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise missing_mpi(str(error)) from error
+    return MPI.COMM_WORLD
+
+
+def missing_mpi(detail: str) -> UserError:
+    """The error for a machine without MPI."""
+    return UserError(
+        f"this runstream has several ranks, and MPI is not installed ({detail})",
+        expected="mpi4py and an MPI library with mpiexec",
+        fix='pip install "vamc[mpi]", or use the MPI of your cluster with mpi4py',
+    )
+
+
+class MpiGroup:
+    """All ranks of one runstream."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._comm: Any = world()
+        self.rank: int = self._comm.Get_rank()
+        self.num_ranks: int = self._comm.Get_size()
+
+    def share_of_cores(self) -> tuple[int, ...]:
+        """This rank's cores among the ranks of its host."""
+        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        cores = share_of_cores(available_cores(), local.Get_rank(), local.Get_size())
+        local.Free()
+        return cores
+
+    def all_reduce(self, x: Any, out: Any) -> None:
+        """Sum over ranks; called by the compiled step."""
+        self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out))
+
+    def all_gather(self, x: Any, out: Any) -> None:
+        """Concatenate the last dimension over ranks; called by the compiled step."""
+        part, whole = np.from_dlpack(x), np.from_dlpack(out)
+        parts = np.empty((self.num_ranks, *part.shape), part.dtype)
+        self._comm.Allgather(part, parts)
+        whole.reshape(part.shape[0], self.num_ranks, -1)[...] = parts.transpose(1, 0, 2)
+
+    def agree(self, action: Callable[[], None]) -> None:
+        """Do something that may fail on every rank; all ranks raise when one fails, so that none waits for ever.
+
+        Raises:
+            UserError: the first failing rank's error, with the rank named.
+        """
+        error: Exception | None = None
+        try:
+            action()
+        except Exception as caught:
+            error = caught
+        errors = self._comm.allgather(error)
+        for rank, failed in enumerate(errors):
+            if isinstance(failed, UserError):
+                raise UserError(f"rank {rank}: {failed.found}", expected=failed.expected, fix=failed.fix)
+            if failed is not None:
+                raise RuntimeError(f"rank {rank} failed") from failed
+
+    def send_step(self, arguments: StepArguments | None) -> None:
+        """Rank 0: tell the others what to compute; None ends them."""
+        for rank in range(1, self.num_ranks):
+            self._comm.send(None if arguments is None else tuple(arguments), rank, _STEP_TAG)
+
+    def receive_step(self) -> StepArguments | None:
+        """Other ranks: wait for the next step."""
+        deadline = time.monotonic() + SPIN_SECONDS
+        while not self._comm.iprobe(0, _STEP_TAG):
+            if time.monotonic() > deadline:
+                time.sleep(SLEEP_SECONDS)
+        received = self._comm.recv(source=0, tag=_STEP_TAG)
+        return None if received is None else StepArguments(*received)
+
+    def abort(self) -> None:
+        """End every rank at once, when this one can no longer take part."""
+        self._comm.Abort(1)
+
+
+class MpiExecutor:
+    """Rank 0's executor: every step is sent to the other ranks and computed by all."""
+
+    def __init__(self, group: MpiGroup, local: RankExecutor) -> None:
+        self._group = group
+        self._local = local
+
+    def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
+        """See `executor.Executor`."""
+        self._group.send_step(arguments)
+        return self._local.step(arguments)
+
+
+def serve_steps(group: MpiGroup, local: RankExecutor) -> None:
+    """Ranks other than 0: compute what rank 0 sends until it ends."""
+    while (arguments := group.receive_step()) is not None:
+        local.step(arguments)

@@ -1,0 +1,107 @@
+"""Ranks as child processes: started with `mpiexec`, driven from this process over a local socket.
+
+A program that opens a runstream with several ranks need not be started by `mpiexec` itself. It keeps tokenizer,
+scheduler and sampler; the children compute. Rank 0 of them is on the other end of the socket.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_runtime.errors import UserError
+from vamc_runtime.executor import StepArguments
+from vamc_runtime.ranks.mpi import missing_mpi
+from vamc_runtime.ranks.wire import receive, send
+from vamc_runtime.runstream import Runstream
+
+SOCKET_VARIABLE = "VAMC_RANK0_SOCKET"
+
+
+def find_mpiexec() -> str:
+    """`mpiexec` of this environment (the MPICH wheel puts it beside python), else of PATH.
+
+    Raises:
+        UserError: mpi4py or mpiexec is missing.
+    """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise missing_mpi("no module mpi4py")
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.is_file() else shutil.which("mpiexec")
+    if found is None:
+        raise missing_mpi("no mpiexec beside python or on PATH")
+    return found
+
+
+class RemoteExecutor:
+    """An executor whose ranks are child processes; they start at once and are waited for at the first use.
+
+    The socket is an inherited file descriptor: no name in the file system, and when this process dies, however it
+    dies, rank 0 reads the end of the stream and ends all ranks.
+    """
+
+    def __init__(self, runstream: Runstream, *, num_pages: int, verify_hash: bool) -> None:
+        num_ranks = runstream.manifest.tensor_parallel
+        self._socket, theirs = socket.socketpair()
+        command = [find_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "vamc_runtime.ranks.serve"]
+        command += [str(runstream.path), "--pages", str(num_pages), *(["--verify-hash"] * verify_hash)]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
+                env={**os.environ, SOCKET_VARIABLE: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is this process's to handle; it ends the ranks itself
+            )
+
+    def __enter__(self) -> RemoteExecutor:
+        try:
+            self._receive()  # rank 0 reports that all ranks are ready, or why not
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
+        """See `executor.Executor`."""
+        send(self._socket, tuple(arguments))
+        logits = self._receive()
+        assert isinstance(logits, np.ndarray), "rank 0 answers a step with logits"
+        return logits
+
+    def _receive(self) -> object:
+        try:
+            answer = receive(self._socket)
+        except EOFError:
+            status = self._process.wait()
+            raise RuntimeError(f"the ranks ended unexpectedly (mpiexec exit status {status})") from None
+        if isinstance(answer, UserError):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise RuntimeError("a rank failed") from answer
+        return answer
+
+    def _end(self) -> None:
+        """Close the socket, upon which the ranks end; make sure that they do."""
+        self._socket.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()

@@ -1,0 +1,1 @@
+"""Text in and out of the runtime: tokenizers, streaming detokenisation and chat formats."""

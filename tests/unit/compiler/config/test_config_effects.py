@@ -1,0 +1,73 @@
+"""Keys that have no effect say so once, with their place; keys that have one stay silent."""
+
+from __future__ import annotations
+
+import pytest
+from vamc_compiler.config.effects import NO_EFFECT
+from vamc_compiler.config.fields import known_keys
+
+
+def test_every_listed_key_exists():
+    assert set(NO_EFFECT) <= set(known_keys())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "frontend.model_kwargs.b2s=false",
+        "frontend.model_kwargs.align_qkv=true",
+        "backend.type=tvm_vacc",
+        "backend.merge_params=true",
+        "backend.remove_params=false",
+        "backend.compile.data_type=0",
+        "backend.compile.gather_data_vccl_dsp_enable=true",
+        "backend.compile.stream_mode=true",
+        "backend.compile.attention_split_num=16",
+        "backend.compile.ffn_split_num=16",
+        "backend.compile.llm_build=true",
+        "backend.compile.enable_dense_to_matmul=true",
+        "workspace.env_recheck=false",
+        "workspace.pyenv={transformers: 4.51.3}",
+        "dataset={name: c4, path: x}",
+    ],
+)
+def test_one_warning_with_place_and_reason(load, good, override):
+    (warning,) = load(good, override).warnings
+    key = override.partition("=")[0]
+    assert warning.startswith(f"--set {override}: {key} has no effect: ")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "frontend.model_kwargs.tp=1",
+        "frontend.model_kwargs.model_arch=vacc",
+        "frontend.type=huggingface",
+        "backend.type=tvm",
+        "backend.target.mcpu=[znver4]",
+        "workspace.workers=2",
+        "dataset=null",
+    ],
+)
+def test_keys_with_an_effect_are_silent(load, good, override):
+    assert load(good, override).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("quantization", "warned"),
+    [
+        ("int8_per_channel", ["frontend.quantize.device", "frontend.quantize.calib_args", "dataset"]),
+        ("w8a16_gptq", ["frontend.quantize.device"]),
+        ("w16kv8", ["frontend.quantize.device", "frontend.quantize.calib_args"]),
+    ],
+)
+def test_calibration_matters_only_where_there_is_one(load, good, quantization, warned):
+    quantize = f"{{type: {quantization}, device: cuda:5, calib_args: {{true_sequential: false}}}}"
+    text = good.replace("backend:", f"  quantize: {quantize}\nbackend:").replace("fp16", "int8")
+    config = load(text + "dataset: {name: c4, path: x}\n")
+    assert [line.split(": ")[1].split(" has")[0] for line in config.warnings] == warned
+
+
+def test_warning_of_a_file_has_line_and_column(load, good):
+    (warning,) = load(good.replace("tp: 2", "tp: 2\n    b2s: true")).warnings
+    assert "build.yaml:8:5: frontend.model_kwargs.b2s has no effect: the runtime forms its batches" in warning

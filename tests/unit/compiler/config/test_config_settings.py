@@ -1,0 +1,37 @@
+"""The effective settings as data."""
+
+from __future__ import annotations
+
+import json
+
+from vamc_compiler.config import effective_settings, flat_settings
+
+
+def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
+    settings = effective_settings(load(good))
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["frontend"]["checkpoint"] == str(tmp_path / "in/model")
+    assert settings["frontend"]["shape"] == {"input_ids": [[256], [1024]]}
+    assert settings["frontend"]["quantize"] is None
+    assert settings["backend"]["target"] == {"kind": "llvm", "mcpu": []}
+    assert settings["workspace"]["workers"] == 1
+    assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace"]
+
+
+def test_settings_load_again(load, good):
+    extras = [
+        "dataset={name: alpaca, path: d}",
+        "workspace.pyenv={a: 1.0}",
+        "frontend.quantize={type: w8a16_gptq}",
+        "backend.dtype=int8",
+    ]
+    settings = effective_settings(load(good, *extras))
+    assert effective_settings(load(settings)) == settings
+
+
+def test_every_setting_has_a_source(load, good):
+    config = load(good, "workspace.pyenv={a: 1.0}")
+    assert config.setting_sources.keys() == flat_settings(config).keys()
+    assert flat_settings(config)["workspace.pyenv"] == {"a": "1.0"}
+    assert config.setting_sources["workspace.pyenv"] == "--set workspace.pyenv={a: 1.0}"
+    assert config.setting_sources["dataset"] == "default"
