@@ -15,8 +15,7 @@ from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
 
-from .parallel_layers import Embedding, Head, ParallelLinear, RMSNorm, sum_over_ranks
-from .parallel_layers import shard_evenly
+from .parallel_layers import Embedding, Head, ParallelLinear, RMSNorm, shard_evenly, sum_over_ranks
 
 
 class StepInputs(NamedTuple):
@@ -60,9 +59,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(
-        self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages of this layer."""
         attended, kv_cache = self.self_attn(self.input_layernorm(x), kv_cache, step)
         x = x + attended
@@ -75,9 +72,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, attention: type[nn.Module], rotary: nn.Module | None) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, attention) for _ in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = rotary
 

@@ -59,9 +59,7 @@ class BaichuanAttention(nn.Module):
         mine = [0.0 if head is None else every[head] for head in shards.query_heads]
         add_constant(self, "slopes", np.array(mine, np.float32))
 
-    def forward(
-        self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages."""
         query, key, value = self.W_pack(x).reshape(-1, 3, self.num_heads, self.head_dim).unbind(1)
         attended, kv_cache = paged_attention(

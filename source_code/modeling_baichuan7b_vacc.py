@@ -32,9 +32,7 @@ class BaichuanAttention(nn.Module):
         self.W_pack = ParallelLinear(config.hidden_size, 3 * heads * self.head_dim, shards.packed_qkv)
         self.o_proj = ParallelLinear(heads * self.head_dim, config.hidden_size, shards.output)
 
-    def forward(
-        self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages."""
         assert step.rotary is not None, "a rotary model computes its angles once per step"
         query, key, value = self.W_pack(x).reshape(-1, 3, self.num_heads, self.head_dim).unbind(1)

@@ -37,9 +37,7 @@ class LlamaAttention(nn.Module):
         self.v_proj = ParallelLinear(hidden, kv_heads * self.head_dim, shards.key_value)
         self.o_proj = ParallelLinear(heads * self.head_dim, hidden, shards.output)
 
-    def forward(
-        self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages."""
         assert step.rotary is not None, "a rotary model computes its angles once per step"
         query = self.q_proj(x).reshape(-1, self.num_heads, self.head_dim)

@@ -6,6 +6,8 @@ Weights are held in `WEIGHT_DTYPE`; activations and arithmetic are float32.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -53,11 +55,7 @@ class AttentionShards:
         self.query = shard_units(0, self.query_heads, head_dim, full=num_heads * head_dim)
         self.key_value = shard_units(0, self.kv_heads, head_dim, full=num_kv_heads * head_dim)
         self.output = shard_units(1, self.query_heads, head_dim, full=num_heads * head_dim)
-        packed = [
-            None if head is None else third * num_heads + head
-            for third in range(3)
-            for head in self.query_heads
-        ]
+        packed = [None if head is None else third * num_heads + head for third in range(3) for head in self.query_heads]
         self.packed_qkv = shard_units(0, packed, head_dim, full=3 * num_heads * head_dim)
 
 
@@ -103,7 +101,9 @@ class Head(nn.Module):
 
     def tie(self, tensor: str) -> None:
         """Read the weight from another tensor (`tie_word_embeddings`); the name is relative to the model."""
-        declare(self, weight=FromCheckpoint(f"/{tensor}", self.shard))
+        weight = self.origins["weight"]
+        assert isinstance(weight, FromCheckpoint), "a head's weight comes from the checkpoint"
+        declare(self, weight=replace(weight, tensor=f"/{tensor}"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [m, hidden] to logits float32 [m, v]."""

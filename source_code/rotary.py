@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from vamc_runtime.errors import UserError
 
 from vamc_compiler.model.config import ModelConfig
+from vamc_runtime.errors import UserError
 
 from .parallel_layers import add_constant
 

@@ -9,14 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from vamc_runtime import manifest
-from vamc_runtime.errors import UserError
-from vamc_runtime.manifest import Manifest
 
 from vamc_compiler.config import BuildConfig, check_buildable, effective_settings
-from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs
+from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs, parse_model
 from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
 from vamc_compiler.intermediates import Intermediates
 from vamc_compiler.kernels.table import KernelTable
@@ -40,6 +36,9 @@ from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
 from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
+from vamc_runtime import manifest
+from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import Manifest
 
 PARAMETERS_FILE = "params.safetensors"
 
@@ -139,16 +138,13 @@ def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     if context > longest:
         raise UserError(
             f"frontend.shape.input_ids asks for a context of {context} tokens",
-            expected=f"at most {longest}, for which the model was made "
-            f"({config.frontend.checkpoint / 'config.json'})",
+            expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
             fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
         )
     num_ranks = config.frontend.model_kwargs.tp
     with FakeTensorMode():
         ranks = [
-            list_parameters(
-                build_rank(source, source.config.for_rank(rank, num_ranks), _quantization(config))
-            )
+            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), _quantization(config)))
             for rank in range(num_ranks)
         ]
     checkpoint = open_checkpoint(config.frontend.checkpoint)
@@ -172,7 +168,7 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
             on_progress=lambda done, total: reporter.progress(done, total, "ranks"),
         )
         for graph in graphs:
-            intermediates.onnx(f"traced_rank_{graph.rank}", onnx.ModelProto.FromString(graph.traced))
+            intermediates.onnx(f"traced_rank_{graph.rank}", parse_model(graph.traced))
             intermediates.onnx(f"simplified_rank_{graph.rank}", graph.model())
         note.text = f"{len(graphs[0].model().graph.node)} ONNX nodes, {len(graphs[0].parameters)} parameters"
 
@@ -221,10 +217,7 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
     return {
-        spec.origin.tensor
-        for graph in graphs
-        for spec in graph.parameters
-        if isinstance(spec.origin, FromCheckpoint)
+        spec.origin.tensor for graph in graphs for spec in graph.parameters if isinstance(spec.origin, FromCheckpoint)
     }
 
 
@@ -271,9 +264,7 @@ def _manifest(
             num_layers=model.num_hidden_layers,
             num_heads=model.num_attention_heads,
             num_kv_heads=model.num_key_value_heads,
-            num_parameters=sum(
-                math.prod(inputs.checkpoint.tensors[name].shape) for name in _tensor_names(graphs)
-            ),
+            num_parameters=sum(math.prod(inputs.checkpoint.tensors[name].shape) for name in _tensor_names(graphs)),
         ),
         precision=manifest.Precision(
             weights=config.backend.dtype,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx
-from vamc_runtime.errors import UserError
 
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.onnx_stage.function_bodies import attach_function_bodies
@@ -15,6 +14,7 @@ from vamc_compiler.onnx_stage.simplify import simplify
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.trace.export import trace_rank
 from vamc_compiler.weights.writer import run_tasks
+from vamc_runtime.errors import UserError
 
 PAGE_TOKENS = 16
 """Tokens per cache page: small enough to waste little, large enough for streams of keys (16 * 128 halves = 4 KiB)."""
@@ -36,14 +36,19 @@ class RankGraph:
 
     def model(self) -> onnx.ModelProto:
         """The simplified model; weights are graph inputs."""
-        return onnx.ModelProto.FromString(self.simplified)
+        return parse_model(self.simplified)
+
+
+def parse_model(serialised: bytes) -> onnx.ModelProto:
+    """An ONNX model from its bytes."""
+    model = onnx.ModelProto()
+    model.ParseFromString(serialised)
+    return model
 
 
 def make_rank_graph(source: ModelSource, num_ranks: int, quantization: str | None, rank: int) -> RankGraph:
     """Trace, export and simplify one rank."""
-    traced = trace_rank(
-        source, rank=rank, num_ranks=num_ranks, quantization=quantization, page_tokens=PAGE_TOKENS
-    )
+    traced = trace_rank(source, rank=rank, num_ranks=num_ranks, quantization=quantization, page_tokens=PAGE_TOKENS)
     model = attach_function_bodies(traced.model)
     simplified = simplify(model)
     return RankGraph(

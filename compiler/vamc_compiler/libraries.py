@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vamc_runtime.manifest import Library
-
 from vamc_compiler.intermediates import Intermediates
 from vamc_compiler.link import link_library
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import CpuTarget
+from vamc_runtime.manifest import Library
 
 FOLDER = "lib"
 

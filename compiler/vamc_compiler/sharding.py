@@ -72,9 +72,7 @@ def _merge(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
 
 def shard_units(dim: int, units: Iterable[int | None], unit_size: int, *, full: int) -> Shard:
     """A rule that picks whole units (heads, say) of `unit_size` elements; None stands for a unit of zeros."""
-    return Shard(
-        dim, full, _merge(Piece(None if u is None else u * unit_size, unit_size) for u in units)
-    )
+    return Shard(dim, full, _merge(Piece(None if u is None else u * unit_size, unit_size) for u in units))
 
 
 def shard_evenly(dim: int, full: int, rank: int, num_ranks: int) -> Shard:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vamc_runtime.ffi import tvm_ffi
+
 ALIGNMENT_BYTES = 64
 
 
@@ -24,14 +26,13 @@ def aligned_empty(num_bytes: int) -> npt.NDArray[np.uint8]:
 
 def zero_pages(num_bytes: int) -> npt.NDArray[np.uint8]:
     """Zeros straight from the operating system: a page costs memory only once it is written."""
-    return np.frombuffer(mmap.mmap(-1, max(num_bytes, 1)), np.uint8)[:num_bytes]
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # of a shared mapping, the default, reading takes memory too
+    return np.frombuffer(mmap.mmap(-1, max(num_bytes, 1), flags=private), np.uint8)[:num_bytes]
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Any:
     """A tvm_ffi tensor over the array's own memory."""
-    import tvm_ffi
-
-    return tvm_ffi.from_dlpack(array, require_alignment=ALIGNMENT_BYTES)
+    return tvm_ffi().from_dlpack(array, require_alignment=ALIGNMENT_BYTES)
 
 
 class Staging:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from vamc_runtime.statistics import GenerationStatistics
 from vamc_runtime.text.chat import ChatFormat, Message, build_chat
 from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
+from vamc_runtime.text.tokenizer_config import read_json
 
 Prompt = str | Sequence[int]
 DEFAULT_CONTEXTS = 8
@@ -152,7 +152,7 @@ class LLM:
     def default_sampling(self, **overrides: object) -> SamplingParams:
         """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
         path = self._runstream.tokenizer_folder / "generation_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = read_json(path) if path.is_file() else {}
         return SamplingParams.from_generation_config(config, **overrides)
 
     def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
@@ -160,9 +160,7 @@ class LLM:
         limit = self.manifest.limits.max_context_tokens
         return self.chat_format().render(messages, max(limit // 2, limit - params.max_new_tokens))
 
-    def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
         """Complete every prompt; all run in one batch.
 
         Args:
@@ -186,6 +184,7 @@ class LLM:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> Iterator[Piece]:
         """Like `generate`, token by token. Closing the iterator early frees what it holds."""
+        self._ready()
         params = params or SamplingParams()
         scheduler = Scheduler(
             self._allocator,
@@ -200,7 +199,7 @@ class LLM:
             yield from self._run(scheduler, {id(entry.request): entry for entry in live})
         finally:
             for entry in live:
-                if entry.request.pages or entry.request.finish_reason is None and entry.request.max_tokens:
+                if entry.request.pages or (entry.request.finish_reason is None and entry.request.max_tokens):
                     scheduler.finish(entry.request)
 
     def _begin(self, index: int, prompt: Prompt, params: SamplingParams) -> _Live:
@@ -217,7 +216,6 @@ class LLM:
 
     def _run(self, scheduler: Scheduler, live: dict[int, _Live]) -> Iterator[Piece]:
         started = time.perf_counter()
-        first = True
         while (plan := scheduler.plan()) is not None:
             begun = time.perf_counter()
             logits = self._compute(plan)
@@ -226,28 +224,35 @@ class LLM:
             scheduler.complete(plan, tokens)
             now = time.perf_counter()
             self.statistics.add_step(plan.num_prefill_tokens, plan.num_decode_tokens, now - begun)
-            if first and tokens:
-                self.statistics.add_first_token(now - started)
-                first = False
+            for entry in wanting:
+                if len(entry.request.output_ids) == 1:
+                    self.statistics.add_first_token(now - started)
             for entry, token in zip(wanting, tokens, strict=True):
                 yield self._emit(scheduler, entry, token)
+        if scheduler.num_waiting:
+            raise UserError(
+                f"{scheduler.num_waiting} of the prompts find no room: another stream holds the KV cache's pages",
+                fix="finish or close the other stream first, or open the LLM with more kv_cache_tokens",
+            )
 
     def _emit(self, scheduler: Scheduler, entry: _Live, token: int) -> Piece:
         """The piece of text that a new token makes, and the end of the request when a stop text appears."""
         text, stopped = entry.output.push(token)
-        if stopped and entry.request.finish_reason is None:
+        if stopped:
             scheduler.finish(entry.request, "stop")
-        if entry.request.finish_reason is not None and not stopped:
+            return Piece(entry.index, text, (token,), "stop")  # even where it is also the last token by length
+        if entry.request.finish_reason is not None:
             text += entry.output.finish()
         return Piece(entry.index, text, (token,), entry.request.finish_reason)
 
-    def _compute(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+    def _ready(self) -> Executor:
         if self._executor is None:
             raise RuntimeError("LLM is a context manager: `with LLM(path) as llm:`")
-        return self._executor.step(
-            StepArguments(
-                plan.input_ids, plan.position_ids, plan.seq_ids, plan.page_table, plan.logits_index
-            )
+        return self._executor
+
+    def _compute(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        return self._ready().step(
+            StepArguments(plan.input_ids, plan.position_ids, plan.seq_ids, plan.page_table, plan.logits_index)
         )
 
     def logits(self, tokens: Iterable[int], *, chunk_tokens: int | None = None) -> npt.NDArray[np.float32]:
@@ -261,15 +266,22 @@ class LLM:
             float32 [tokens, vocab].
 
         Raises:
-            UserError: no tokens, too many, or an id outside the vocabulary.
+            UserError: no tokens, too many, an id outside the vocabulary, or no tokens per step.
         """
-        if self._executor is None:
-            raise RuntimeError("LLM is a context manager: `with LLM(path) as llm:`")
+        executor = self._ready()
         ids = list(tokens)
         limits, page_tokens = self.manifest.limits, self.manifest.kv_cache.page_tokens
         check_prompt(ids, self.manifest.model.vocab_size, limits.max_context_tokens, min_output_tokens=0)
+        if chunk_tokens is not None and chunk_tokens < 1:
+            raise UserError(f"chunk_tokens is {chunk_tokens}", expected="at least one token, or None")
         chunk = min(chunk_tokens or limits.max_prefill_tokens, limits.max_prefill_tokens)
-        pages = self._allocator.allocate(-(-len(ids) // page_tokens))
+        num_pages = -(-len(ids) // page_tokens)
+        if num_pages > self._allocator.num_free:
+            raise UserError(
+                f"{len(ids)} tokens need {num_pages} KV pages, and {self._allocator.num_free} are free",
+                fix="close open streams, or open the LLM with more kv_cache_tokens",
+            )
+        pages = self._allocator.allocate(num_pages)
         table = np.array([pages], np.int32)
         rows = []
         try:
@@ -279,7 +291,7 @@ class LLM:
                 arguments = StepArguments(
                     part, positions, np.zeros_like(part), table, np.arange(len(part), dtype=np.int32)
                 )
-                rows.append(self._executor.step(arguments))
+                rows.append(executor.step(arguments))
         finally:
             self._allocator.free(pages)
         return np.concatenate(rows)

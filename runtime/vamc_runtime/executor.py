@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.arrays import Staging, as_tensor, zero_pages
+from vamc_runtime.ffi import tvm_ffi
 from vamc_runtime.runstream import VM_LIBRARY, Runstream, check_rank_weights, choose_library
 from vamc_runtime.safetensors_file import map_tensors
 
@@ -81,24 +83,29 @@ class RankExecutor:
 
     def __enter__(self) -> RankExecutor:
         self._affinity = os.sched_getaffinity(0)
+        try:
+            self._open()
+        except BaseException:
+            os.sched_setaffinity(0, self._affinity)
+            raise
+        return self
+
+    def _open(self) -> None:
         library = choose_library(self._runstream)
         header = check_rank_weights(self._runstream, self._place.rank)
-        _load_vm(self._runstream)
-        import tvm_ffi
-
+        ffi = _load_vm(self._runstream)
         _configure_threads(self._place.cores)
         if self._collectives is not None:
-            tvm_ffi.register_global_func("vamc.all_reduce", self._collectives.all_reduce, override=True)
-            tvm_ffi.register_global_func("vamc.all_gather", self._collectives.all_gather, override=True)
-        module = tvm_ffi.load_module(str(self._runstream.path / library.file))
+            ffi.register_global_func("vamc.all_reduce", self._collectives.all_reduce, override=True)
+            ffi.register_global_func("vamc.all_gather", self._collectives.all_gather, override=True)
+        module = ffi.load_module(str(self._runstream.path / library.file))
         machine = module["vm_load_executable"]()
         machine["vm_initialization"](_CPU_DEVICE, 0, _POOLED_ALLOCATOR)
         weights = dict(map_tensors(header))
-        manifest = self._runstream.manifest
-        self._parameters = tvm_ffi.convert([as_tensor(weights[name]) for name in manifest.parameters])
+        names = self._runstream.manifest.parameters
+        self._parameters = ffi.convert([as_tensor(weights[name]) for name in names])
         self._kv_cache = [as_tensor(pages) for pages in self._allocate_pages()]
         self._step = machine["step"]
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,30 +117,25 @@ class RankExecutor:
     def _allocate_pages(self) -> Sequence[npt.NDArray[np.float16]]:
         layout = self._runstream.manifest.kv_cache
         shape = (self._place.num_pages, 2, layout.num_heads, layout.page_tokens, layout.head_dim)
-        return [
-            zero_pages(2 * int(np.prod(shape))).view(np.float16).reshape(shape)
-            for _ in range(layout.num_layers)
-        ]
+        num_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
+        return [zero_pages(num_bytes).view(np.float16).reshape(shape) for _ in range(layout.num_layers)]
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """Compute one step; see `Executor`. Token ids and pages are the caller's to check."""
         tensors = [self._staging.put(name, values) for name, values in arguments._asdict().items()]
         result = self._step(*tensors, *self._kv_cache, self._parameters)
-        logits: npt.NDArray[np.float32] = np.from_dlpack(result[0])
-        return logits
+        return np.asarray(np.from_dlpack(result[0]), np.float32)
 
 
-def _load_vm(runstream: Runstream) -> None:
-    """Load the Relax VM that the runstream was built against, unless this process has one already."""
+def _load_vm(runstream: Runstream) -> Any:
+    """Load the Relax VM that the runstream was built against, unless this process has one; returns tvm_ffi."""
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPIN_COUNT)
-    import tvm_ffi
-
-    if tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
+    ffi = tvm_ffi()
+    if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
         ctypes.CDLL(str(runstream.path / VM_LIBRARY), ctypes.RTLD_GLOBAL)  # libraries look for its symbols
+    return ffi
 
 
 def _configure_threads(cores: Sequence[int]) -> None:
-    import tvm_ffi
-
-    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+    configure = tvm_ffi().get_global_func("runtime.config_threadpool")
     configure(_ONE_THREAD_PER_CORE, len(cores), [str(core) for core in cores])

@@ -195,7 +195,7 @@ def read_manifest(runstream: Path) -> Manifest:
     path = runstream / FILE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{runstream} is not a runstream: it has no {FILE_NAME}",
             expected="a directory that `vamc compile` wrote, <workspace.path>/<name>",

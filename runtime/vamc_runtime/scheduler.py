@@ -124,9 +124,7 @@ class Scheduler:
             The sequences that finished by it; their pages are free again.
         """
         assert plan is self._plan, "complete() of another plan than the last one"
-        assert len(tokens) == len(plan.wants_sample), (
-            f"{len(tokens)} tokens for {len(plan.wants_sample)} sequences"
-        )
+        assert len(tokens) == len(plan.wants_sample), f"{len(tokens)} tokens for {len(plan.wants_sample)} sequences"
         self._plan = None
         for sequence, num_tokens in zip(plan.sequences, plan.num_new_tokens, strict=True):
             sequence.num_computed += num_tokens

@@ -96,9 +96,7 @@ class Binder:
 
     def _default(self, setting: Setting, key: str, parent: Place) -> Any:
         if setting.default is MISSING:
-            return self._refused(
-                key, RefusalError(parent, "missing key", expected=describe_kind(setting.kind))
-            )
+            return self._refused(key, RefusalError(parent, "missing key", expected=describe_kind(setting.kind)))
         base, constraints = split_annotated(setting.kind)
         if base is Path:
             return resolve_path(str(setting.default), constraints, self.around, parent, from_shell=False)
@@ -111,10 +109,7 @@ class Binder:
                 self._refused(key, refusal)
             return _FAILED if shape is None else shape
         try:
-            nothing = (
-                isinstance(entry.tree, ScalarTree)
-                and expand(entry.tree, self.around.environment).value is None
-            )
+            nothing = isinstance(entry.tree, ScalarTree) and expand(entry.tree, self.around.environment).value is None
             return None if nothing and setting.optional else convert(setting.kind, entry.tree, self.around)
         except RefusalError as refusal:
             return self._refused(key, refusal)

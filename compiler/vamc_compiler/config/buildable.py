@@ -25,9 +25,7 @@ def check_buildable(config: BuildConfig) -> None:
     if config.backend.target.kind != "llvm":
         obstacles["backend.target.kind"] = config.backend.target.kind
     if config.frontend.shape.max_context_tokens is None:
-        obstacles["frontend.shape.input_ids"] = (
-            f"{config.frontend.shape.input_ids}, without a longest context"
-        )
+        obstacles["frontend.shape.input_ids"] = f"{config.frontend.shape.input_ids}, without a longest context"
     if not obstacles:
         return
     lines = [f"{config.source_path}: this version cannot build"]

@@ -138,8 +138,6 @@ def _texts_by_name(tree: Tree, around: Surroundings) -> dict[str, str]:
     texts = {}
     for name, entry in tree.entries.items():
         if not isinstance(entry.tree, ScalarTree) or entry.tree.value is None:
-            raise RefusalError(
-                entry.tree.place, f"found {name}: {describe(entry.tree)}", expected="a version"
-            )
+            raise RefusalError(entry.tree.place, f"found {name}: {describe(entry.tree)}", expected="a version")
         texts[name] = expand(entry.tree, around.environment).text
     return texts

@@ -49,9 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
 
     root, override_problems = apply_overrides(tree, overrides)
     source_path = Path.cwd() / path
-    binder = Binder(
-        Surroundings(config_dir=source_path.parent, current_dir=Path.cwd(), environment=os.environ)
-    )
+    binder = Binder(Surroundings(config_dir=source_path.parent, current_dir=Path.cwd(), environment=os.environ))
     config = binder.config(root, source_path)
     problems += [*override_problems, *binder.problems, *find_contradictions(binder.values, binder.places)]
     if problems or config is None:
@@ -69,9 +67,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file", expected=_EXPECTED_FILE, fix=_similar_file(path)) from error
     except IsADirectoryError as error:
-        raise UserError(
-            f"{path}: is a directory", expected=_EXPECTED_FILE, fix="name a file in it"
-        ) from error
+        raise UserError(f"{path}: is a directory", expected=_EXPECTED_FILE, fix="name a file in it") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}", expected=_EXPECTED_FILE) from error
     try:

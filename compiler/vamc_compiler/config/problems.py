@@ -42,9 +42,7 @@ class RefusalError(Exception):
         self.fix = fix
 
     def as_problem(self, key: str, *, expected: str = "") -> Problem:
-        return Problem(
-            place=self.place, key=key, found=self.found, expected=self.expected or expected, fix=self.fix
-        )
+        return Problem(place=self.place, key=key, found=self.found, expected=self.expected or expected, fix=self.fix)
 
 
 def as_error(file: str, problems: Sequence[Problem]) -> UserError:

@@ -48,9 +48,7 @@ def _length(tree: Tree, around: Surroundings, *, may_be_empty: bool) -> int | No
     if length % multiple:
         below = length // multiple * multiple
         fix = f"take {below} or {below + multiple}"
-        raise RefusalError(
-            item.place, f"found {length} tokens", expected=f"a multiple of {multiple}", fix=fix
-        )
+        raise RefusalError(item.place, f"found {length} tokens", expected=f"a multiple of {multiple}", fix=fix)
     return length
 
 

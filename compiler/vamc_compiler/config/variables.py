@@ -55,9 +55,7 @@ def _replacement(match: re.Match[str], place: Place, environment: Mapping[str, s
     body = None if match["open"] else _BODY.fullmatch(match["body"])
     if body is None:
         found = f"the malformed variable {match.group()}"
-        raise RefusalError(
-            place, found, expected="${NAME} or ${NAME:-default}", fix="write $$ for a dollar sign"
-        )
+        raise RefusalError(place, found, expected="${NAME} or ${NAME:-default}", fix="write $$ for a dollar sign")
     name, default = body["name"], body["default"]
     if default is None:
         if name not in environment:

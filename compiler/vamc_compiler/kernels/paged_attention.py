@@ -8,6 +8,7 @@ plain kernel: query heads that share a key/value head each read it again.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ def _lanes(head_dim: int) -> int:
     return max(lanes for lanes in (1, 2, 4, 8, 16) if head_dim % lanes == 0)
 
 
+@functools.cache  # parsing TVMScript takes 0.1 s, and every layer asks for the same function
 def _paged_attention(heads: int, kv_heads: int, head_dim: int, page_tokens: int, scale: float, alibi: bool) -> Any:
     lanes = _lanes(head_dim)
     vectors = head_dim // lanes
@@ -84,9 +86,9 @@ def _paged_attention(heads: int, kv_heads: int, head_dim: int, page_tokens: int,
                 largest[0] = largest[1]
                 total[0] = total[0] * factor[0] + factor[1]
                 for vector in T.unroll(vectors):
-                    sums[T.ramp(vector * lanes, 1, lanes)] = sums[
-                        T.ramp(vector * lanes, 1, lanes)
-                    ] * T.broadcast(factor[0], lanes) + T.broadcast(factor[1], lanes) * T.cast(
+                    sums[T.ramp(vector * lanes, 1, lanes)] = sums[T.ramp(vector * lanes, 1, lanes)] * T.broadcast(
+                        factor[0], lanes
+                    ) + T.broadcast(factor[1], lanes) * T.cast(
                         kv_cache[
                             T.cast(table[row[pair // heads], j // page_tokens], "int64"),
                             1,
@@ -167,9 +169,7 @@ class PagedAttention:
         variable = builder.add_func(function, f"paged_attention_{int(heads)}x{int(kv_heads)}x{int(head_dim)}")
         arguments = [query, key, value, kv_cache, *rest, *([] if slopes is None else [slopes])]
         # Output 0 is new, output 1 is argument 3 updated in place: the pages are never copied.
-        result = builder.emit(
-            relax.op.call_tir_inplace(variable, arguments, [-1, 3], [query.ty, kv_cache.ty])
-        )
+        result = builder.emit(relax.op.call_tir_inplace(variable, arguments, [-1, 3], [query.ty, kv_cache.ty]))
         return relax.Tuple([builder.emit(relax.TupleGetItem(result, i)) for i in range(2)])
 
 

@@ -106,7 +106,7 @@ def model_config_from(raw: Mapping[str, Any], path: Path) -> ModelConfig:
         UserError: a size is missing, not a positive whole number, or the sizes contradict one another.
     """
     hidden, heads = _require(raw, "hidden_size", path), _require(raw, "num_attention_heads", path)
-    if "head_dim" not in raw and hidden % heads:
+    if raw.get("head_dim") is None and hidden % heads:
         raise UserError(
             f"{path} has hidden_size {hidden}, which num_attention_heads {heads} does not divide",
             expected="head_dim, or a hidden_size that is a multiple of num_attention_heads",

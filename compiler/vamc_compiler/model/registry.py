@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import yaml
-from vamc_runtime.errors import UserError
 
 from vamc_compiler.model.config import ModelConfig, model_config_from, read_json
 from vamc_compiler.model.source_code import load_module, load_package
+from vamc_runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ A checkpoint that brings its own modeling files is searched first, the built-in 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,8 @@ def source_files(directories: Sequence[Path]) -> list[Path]:
 def load_package(directories: Sequence[Path]) -> str:
     """Make the modeling files of `directories` importable as one package and return its private name."""
     digest = hashlib.sha256()
+    for directory in directories:
+        digest.update(str(directory.resolve()).encode())
     for path in source_files(directories):
         digest.update(str(path.resolve()).encode())
         digest.update(path.read_bytes())
@@ -53,7 +56,19 @@ def load_package(directories: Sequence[Path]) -> str:
         spec = ModuleSpec(name, None, is_package=True)
         spec.submodule_search_locations = [str(directory.resolve()) for directory in directories]
         sys.modules[name] = importlib.util.module_from_spec(spec)
+        importlib.invalidate_caches()  # files may have come since Python last listed the folders
     return name
+
+
+@contextlib.contextmanager
+def _without_byte_code() -> Iterator[None]:
+    """Write no byte code: Python matches it by size and whole second, so a quick edit would run as the old text."""
+    previous = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = previous
 
 
 def load_module(package: str, file: str) -> ModuleType:
@@ -67,7 +82,8 @@ def load_module(package: str, file: str) -> ModuleType:
         where = ", ".join(sys.modules[package].__path__)
         raise UserError(f"there is no modeling file {file!r} in {where}", fix="check models.yaml or auto_map")
     try:
-        return importlib.import_module(module)
+        with _without_byte_code():
+            return importlib.import_module(module)
     except UserError:
         raise
     except Exception as error:

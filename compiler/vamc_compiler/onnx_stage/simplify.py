@@ -19,6 +19,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         RuntimeError: onnxsim changed what it must keep (our bug or its own, never the user's).
     """
+    simplified: onnx.ModelProto
     simplified, checked = onnxsim.simplify(model)
     before = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
     after = [value.name for value in simplified.graph.input], [value.name for value in simplified.graph.output]

@@ -11,8 +11,7 @@ from vamc_compiler.ops.quantized_linear_per_channel import (
 )
 
 OPS: dict[str, VamcOp] = {
-    op.name: op
-    for op in (LINEAR, QUANTIZED_LINEAR_PER_CHANNEL, PAGED_ATTENTION, ALL_REDUCE, ALL_GATHER)
+    op.name: op for op in (LINEAR, QUANTIZED_LINEAR_PER_CHANNEL, PAGED_ATTENTION, ALL_REDUCE, ALL_GATHER)
 }
 
 __all__ = [

@@ -38,9 +38,7 @@ def _function_body(node: onnx.NodeProto) -> str:
     }"""
 
 
-def _lower(
-    builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable
-) -> Any:
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
     from tvm import relax
 
     x = builder.normalize(inputs[0])

@@ -38,9 +38,7 @@ class LocalGroup:
         self._barrier.abort()
 
 
-_current: contextvars.ContextVar[tuple[LocalGroup, int] | None] = contextvars.ContextVar(
-    "vamc_rank", default=None
-)
+_current: contextvars.ContextVar[tuple[LocalGroup, int] | None] = contextvars.ContextVar("vamc_rank", default=None)
 
 
 def exchange(x: torch.Tensor) -> list[torch.Tensor]:

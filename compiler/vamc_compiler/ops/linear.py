@@ -30,9 +30,7 @@ def _function_body(node: onnx.NodeProto) -> str:
     }"""
 
 
-def _lower(
-    builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable
-) -> Any:
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
     x, packed = inputs[:2]
     return kernels.for_op("Linear").emit(builder, x, packed, out_features=attributes["out_features"])
 

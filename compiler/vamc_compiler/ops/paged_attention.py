@@ -177,13 +177,9 @@ def _function_body(node: onnx.NodeProto) -> str:
     }}"""
 
 
-def _lower(
-    builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable
-) -> Any:
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
     slopes = inputs[7] if len(inputs) > 7 else None
-    return kernels.for_op("PagedAttention").emit(
-        builder, *inputs[:7], scale=attributes["scale"], slopes=slopes
-    )
+    return kernels.for_op("PagedAttention").emit(builder, *inputs[:7], scale=attributes["scale"], slopes=slopes)
 
 
 PAGED_ATTENTION = VamcOp("PagedAttention", _function_body, _lower)

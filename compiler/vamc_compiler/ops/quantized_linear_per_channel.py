@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from vamc_compiler.kernels.table import KernelTable
 
 
-def quantized_linear_per_channel(
-    x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor
-) -> torch.Tensor:
+def quantized_linear_per_channel(x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor) -> torch.Tensor:
     """Multiply x float32 [n, i] by quant_w int8 [o, i] scaled by scale_w float32 [o]; returns float32 [n, o]."""
     if exporting():
         output = (x.dtype, (x.shape[0], quant_w.shape[0]))
@@ -29,17 +27,17 @@ def quantized_linear_per_channel(
 
 
 def _function_body(node: onnx.NodeProto) -> str:
+    # Not DequantizeLinear: onnxruntime 1.31 fuses it with MatMul into a kernel that rounds activations to int8.
     return """
     QuantizedLinearPerChannel (x, quant_w, scale_w) => (y) {
-      weight = DequantizeLinear <axis = 0> (quant_w, scale_w)
+      weight = CastLike(quant_w, x)
       weight_io = Transpose <perm = [1, 0]> (weight)
-      y = MatMul(x, weight_io)
+      unscaled = MatMul(x, weight_io)
+      y = Mul(unscaled, scale_w)
     }"""
 
 
-def _lower(
-    builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable
-) -> Any:
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
     x, packed, scale = inputs[:3]
     kernel = kernels.for_op("QuantizedLinearPerChannel")
     return kernel.emit(builder, x, packed, scale, out_features=attributes["out_features"])

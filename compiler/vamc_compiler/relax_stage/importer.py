@@ -8,11 +8,13 @@ domains makes the renaming unnecessary.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import tvm
 import tvm.relax.frontend.onnx.onnx_frontend as onnx_frontend
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
@@ -81,11 +83,27 @@ def _converter(op: VamcOp, kernels: KernelTable) -> type:
     return type(f"Vamc{op.name}", (onnx_frontend.OnnxOpConverter,), {"_impl_v1": classmethod(convert)})
 
 
+class _Gather(onnx_frontend.Gather):  # type: ignore[misc]  # the front end has no types
+    """Gather with computed indices, which are never negative here: rows are looked up as they are.
+
+    The front end's own converter adds arithmetic for negative indices to every look-up, and reads out of bounds when
+    an index is too large; clipping costs nothing.
+    """
+
+    @classmethod
+    def _impl_v13(cls, builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
+        data, indices = inputs[:2]
+        if any(isinstance(x, (tvm.ir.GenericConst, relax.ShapeExpr)) for x in (data, indices)):
+            return super()._impl_v13(builder, inputs, attributes, params)
+        return relax.op.take(data, indices, attributes.get("axis", 0), mode="clip")
+
+
 @contextlib.contextmanager
 def _vamc_converters(kernels: KernelTable) -> Iterator[None]:
     """Let the front end know the `vamc` ops while it imports."""
     original = onnx_frontend._get_convert_map
     table = original() | {f"{DOMAIN}_{op.name}": _converter(op, kernels) for op in OPS.values()}
+    table["Gather"] = _Gather
     onnx_frontend._get_convert_map = lambda: table
     try:
         yield
@@ -113,7 +131,9 @@ def import_step(
     assert [v.name for v in prepared.graph.input][-len(parameters) :] == [s.name for s in parameters], (
         "weights are the last inputs, in the order of the parameter list"
     )
-    with _vamc_converters(kernels):
+    with _vamc_converters(kernels), warnings.catch_warnings():
+        # Expected: dots in names become underscores, and ONNX's checker does not know the renamed ops.
+        warnings.simplefilter("ignore", UserWarning)
         module = from_onnx(prepared)
     num_inputs = len(prepared.graph.input) - len(parameters)
     step = module["main"].with_attr("num_input", num_inputs).with_attr("global_symbol", STEP_FUNCTION)

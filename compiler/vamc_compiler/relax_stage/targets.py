@@ -9,6 +9,7 @@ from typing import Any
 
 import tvm
 from tvm.target import codegen
+
 from vamc_runtime.cpu import cpu_features
 from vamc_runtime.errors import UserError, nearest_name
 

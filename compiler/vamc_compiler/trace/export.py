@@ -75,9 +75,7 @@ def trace_rank(
                 torch.zeros(2, dtype=torch.int32),
                 [torch.zeros(kv_shape, dtype=KV_DTYPE) for _ in range(num_layers)],
             )
-        n, b, p, m, pages = (
-            torch.export.Dim(name, min=1, max=1 << 30) for name in ("n", "b", "p", "m", "cache_pages")
-        )
+        n, b, p, m, pages = (torch.export.Dim(name, min=1, max=1 << 30) for name in ("n", "b", "p", "m", "cache_pages"))
         program = torch.onnx.export(
             model,
             example,

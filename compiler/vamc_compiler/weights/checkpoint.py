@@ -8,6 +8,8 @@ torch's zip files, whose pickle is read by `torch.load(weights_only=True)` witho
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vamc_runtime.errors import UserError
-
 from vamc_compiler.model.config import read_json
+from vamc_runtime.errors import UserError
 
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -98,16 +99,29 @@ def _read_safetensors_index(path: Path) -> dict[str, StoredTensor]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise _damaged(path, f"its header is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
     tensors: dict[str, StoredTensor] = {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if 8 + length + end > size:
-            raise _damaged(path, f"tensor {name} ends at byte {8 + length + end} of {size}: the file is cut off")
-        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"])
-        tensors[name] = StoredTensor(path, 8 + length + begin, tuple(entry["shape"]), dtype)
+        if name != "__metadata__":
+            tensors[name] = _stored_tensor(path, name, entry, 8 + length, size)
     return tensors
+
+
+def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> StoredTensor:
+    """Check one tensor's entry of a safetensors header: a damaged one must not lead to reading other bytes."""
+    try:
+        begin, end = map(operator.index, entry["data_offsets"])
+        shape = tuple(map(operator.index, entry["shape"]))
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"], str(entry["dtype"]))
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(path, f"its header describes tensor {name} as {entry!r}") from None
+    fits = dtype not in ITEM_BYTES or math.prod(shape) * ITEM_BYTES[dtype] == end - begin
+    if begin < 0 or min(shape, default=0) < 0 or not fits:
+        raise _damaged(path, f"its header describes tensor {name} as {entry!r}")
+    if data_start + end > file_bytes:
+        raise _damaged(path, f"tensor {name} ends at byte {data_start + end} of {file_bytes}: the file is cut off")
+    return StoredTensor(path, data_start + begin, shape, dtype)
 
 
 def _read_torch_index(path: Path) -> dict[str, StoredTensor]:

@@ -40,9 +40,7 @@ class FilePlan:
     """Size of the whole file."""
 
 
-def plan_file(
-    tensors: Sequence[tuple[str, tuple[int, ...], str]], metadata: Mapping[str, str]
-) -> FilePlan:
+def plan_file(tensors: Sequence[tuple[str, tuple[int, ...], str]], metadata: Mapping[str, str]) -> FilePlan:
     """Lay out tensors given as (name, shape, dtype), in this order."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     relative: dict[str, Entry] = {}
@@ -61,8 +59,7 @@ def plan_file(
     encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT_BYTES)  # trailing spaces are part of the format
     start = 8 + len(encoded)
     entries = {
-        name: Entry(start + entry.offset, entry.num_bytes, entry.shape, entry.dtype)
-        for name, entry in relative.items()
+        name: Entry(start + entry.offset, entry.num_bytes, entry.shape, entry.dtype) for name, entry in relative.items()
     }
     return FilePlan(len(encoded).to_bytes(8, "little") + encoded, entries, start + position)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vamc_runtime.errors import UserError
 
 from vamc_compiler.packing import PanelPacking
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType
 from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
+from vamc_runtime.errors import UserError
 
 BLOCK_BYTES = 32 << 20
 """Size of a block of rows in float32; large enough for long reads, small against any memory."""
@@ -117,18 +117,18 @@ def _take_columns(rows: Rows, pieces: tuple[Piece, ...]) -> Rows:
 def normalize_rows(rows: Rows) -> Rows:
     """Each row divided by its L2 norm, at least 1e-12 as in `torch.nn.functional.normalize`."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return (rows / np.maximum(norms, 1e-12)[:, None]).astype(np.float32)
+    return np.asarray(rows / np.maximum(norms, 1e-12)[:, None], np.float32)
 
 
 def row_scales(rows: Rows) -> Rows:
-    """max |row| / 127 of each row, 1 for a row of zeros; float32 [rows]."""
-    largest = np.abs(rows).max(axis=1)
-    return np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+    """max |row| / 127 of each row, 1 where that is zero, not finite where the row is not; float32 [rows]."""
+    scales = np.abs(rows).max(axis=1) / np.float32(127)
+    return np.asarray(np.where(scales == 0, 1, scales), np.float32)
 
 
 def quantize_rows(rows: Rows, scales: Rows) -> npt.NDArray[np.int8]:
     """The nearest whole number of row / scale, ties to even, within ±127; int8 [rows, columns]."""
-    return np.clip(np.rint(rows / scales[:, None]), -127, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(rows / scales[:, None]), -127, 127), np.int8)
 
 
 def _check_finite(values: npt.NDArray[Any], task: TensorTask) -> None:
@@ -148,6 +148,7 @@ def _process(rows: Rows, columns: tuple[Piece, ...], task: TensorTask) -> npt.ND
             rows = normalize_rows(rows)
         else:
             scales = row_scales(rows)
+            _check_finite(scales, task)
     if task.origin.steps and task.origin.steps[-1] == "row_scales":
         assert scales is not None, "row_scales computes them"
         return scales
@@ -192,7 +193,7 @@ def write_tensor(task: TensorTask) -> int:
 
 def _write_all(descriptor: int, values: npt.NDArray[Any], offset: int) -> int:
     """Write an array's bytes at `offset`; returns how many."""
-    view = memoryview(np.ascontiguousarray(values)).cast("B")
+    view = memoryview(values.tobytes())
     done = 0
     while done < len(view):  # one call writes at most 2 GiB
         done += os.pwrite(descriptor, view[done:], offset + done)

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vamc_runtime.errors import UserError
-
 from vamc_compiler.packing import PanelPacking
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
 from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
+from vamc_runtime.errors import UserError
 
 SMALL_JOB_ELEMENTS = 64 << 20
 """Below this many elements, starting processes takes longer than the work."""
@@ -69,16 +68,16 @@ def check_tensors(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -
         if tensor.dtype not in ITEM_BYTES:
             problems.append(f"{spec.origin.tensor} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}")
         shard = spec.origin.shard
-        expected = spec.shape if shard is None else shard.full_shape(spec.shape) if not is_scale else None
-        if expected is not None and tensor.shape != tuple(expected):
+        if is_scale:
+            continue  # one value per row: the shape is checked with the quantized weight
+        expected = spec.shape if shard is None else shard.full_shape(spec.shape)
+        if tensor.shape != expected:
             problems.append(f"{spec.origin.tensor} has shape {list(tensor.shape)}, not {list(expected)}")
     if problems:
         shown = list(dict.fromkeys(problems))
         more = f"\n  ... and {len(shown) - 8} more" if len(shown) > 8 else ""
         raise UserError(
-            f"the tensors in {checkpoint.directory} do not fit its config.json:\n  "
-            + "\n  ".join(shown[:8])
-            + more,
+            f"the tensors in {checkpoint.directory} do not fit its config.json:\n  " + "\n  ".join(shown[:8]) + more,
             expected="the tensors of the architecture that config.json describes",
             fix="check that config.json and the weight files belong together",
         )

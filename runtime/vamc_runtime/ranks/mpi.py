@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -52,13 +53,15 @@ class MpiGroup:
         self._comm: Any = world()
         self.rank: int = self._comm.Get_rank()
         self.num_ranks: int = self._comm.Get_size()
+        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        self.local_rank: int = local.Get_rank()
+        """This rank among those of its host."""
+        self.num_local_ranks: int = local.Get_size()
+        local.Free()
 
     def share_of_cores(self) -> tuple[int, ...]:
         """This rank's cores among the ranks of its host."""
-        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        cores = share_of_cores(available_cores(), local.Get_rank(), local.Get_size())
-        local.Free()
-        return cores
+        return share_of_cores(available_cores(), self.local_rank, self.num_local_ranks)
 
     def all_reduce(self, x: Any, out: Any) -> None:
         """Sum over ranks; called by the compiled step."""
@@ -123,5 +126,10 @@ class MpiExecutor:
 
 def serve_steps(group: MpiGroup, local: RankExecutor) -> None:
     """Ranks other than 0: compute what rank 0 sends until it ends."""
-    while (arguments := group.receive_step()) is not None:
-        local.step(arguments)
+    try:
+        while (arguments := group.receive_step()) is not None:
+            local.step(arguments)
+    except BaseException:
+        traceback.print_exc()
+        group.abort()  # rank 0 waits inside a collective and could not be told otherwise
+        raise

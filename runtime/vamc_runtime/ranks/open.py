@@ -9,7 +9,7 @@ from vamc_runtime.cpu import available_cores
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, RankExecutor, RankPlace
 from vamc_runtime.ranks.place import launched_rank
-from vamc_runtime.runstream import Runstream, check_hashes, check_toolchain
+from vamc_runtime.runstream import Runstream, check_hashes, check_rank_weights, check_toolchain
 
 
 @contextlib.contextmanager
@@ -32,9 +32,10 @@ def open_executor(runstream: Runstream, *, num_pages: int, verify_hash: bool) ->
         )
     if num_ranks == 1:
         check_toolchain(runstream)
+        check_rank_weights(runstream, 0)
+        check_hashes(runstream, everything=verify_hash)  # before loading code: a damaged library ends the process
         place = RankPlace(rank=0, cores=tuple(available_cores()), num_pages=num_pages)
         with RankExecutor(runstream, place, None) as executor:
-            check_hashes(runstream, everything=verify_hash)
             yield executor
     elif launched is None:
         from vamc_runtime.ranks.remote import RemoteExecutor

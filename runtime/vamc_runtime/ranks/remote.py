@@ -52,6 +52,7 @@ class RemoteExecutor:
 
     def __init__(self, runstream: Runstream, *, num_pages: int, verify_hash: bool) -> None:
         num_ranks = runstream.manifest.tensor_parallel
+        self._in_step = False
         self._socket, theirs = socket.socketpair()
         command = [find_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "vamc_runtime.ranks.serve"]
         command += [str(runstream.path), "--pages", str(num_pages), *(["--verify-hash"] * verify_hash)]
@@ -80,8 +81,12 @@ class RemoteExecutor:
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
+        if self._in_step:  # the answer on its way is the earlier step's
+            raise RuntimeError("an earlier step was interrupted or failed: leave the context and open the LLM again")
+        self._in_step = True
         send(self._socket, tuple(arguments))
         logits = self._receive()
+        self._in_step = False
         assert isinstance(logits, np.ndarray), "rank 0 answers a step with logits"
         return logits
 

@@ -16,7 +16,7 @@ from vamc_runtime.executor import RankExecutor, RankPlace, StepArguments
 from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
 from vamc_runtime.ranks.remote import SOCKET_VARIABLE
 from vamc_runtime.ranks.wire import receive, send
-from vamc_runtime.runstream import check_hashes, check_toolchain, open_runstream
+from vamc_runtime.runstream import check_hashes, check_rank_weights, check_toolchain, open_runstream
 
 
 def open_rank(path: Path, num_pages: int, group: MpiGroup, *, verify_hash: bool) -> RankExecutor:
@@ -27,7 +27,7 @@ def open_rank(path: Path, num_pages: int, group: MpiGroup, *, verify_hash: bool)
     """
     ranks: list[RankExecutor] = []
 
-    def prepare() -> None:
+    def check() -> None:
         runstream = open_runstream(path)
         expected = runstream.manifest.tensor_parallel
         if group.num_ranks != expected:
@@ -36,15 +36,22 @@ def open_rank(path: Path, num_pages: int, group: MpiGroup, *, verify_hash: bool)
                 expected=f"mpiexec -n {expected}",
             )
         check_toolchain(runstream)
+        check_rank_weights(runstream, group.rank)
+
+    def compare_hashes() -> None:
+        if group.local_rank == 0:  # one rank of each host, which may have a copy of its own
+            check_hashes(open_runstream(path), everything=verify_hash)
+
+    def load() -> None:
         place = RankPlace(rank=group.rank, cores=cores, num_pages=num_pages)
-        rank = RankExecutor(runstream, place, group)
+        rank = RankExecutor(open_runstream(path), place, group)
         rank.__enter__()
         ranks.append(rank)
-        if group.rank == 0:
-            check_hashes(runstream, everything=verify_hash)
 
     cores = group.share_of_cores()
-    group.agree(prepare)
+    group.agree(check)  # whose the weights are says more than a wrong hash, which a swapped file has too
+    group.agree(compare_hashes)  # before any rank loads code: a damaged library ends a process without an error
+    group.agree(load)
     return ranks[0]
 
 

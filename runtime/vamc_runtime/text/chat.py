@@ -77,9 +77,7 @@ class BaichuanChat:
         for index, message in enumerate(rest):
             wanted = "assistant" if index % 2 else "user"
             if message.role != wanted:
-                raise _bad_order(
-                    f"message {index + 1} after the system message is from {message.role}", messages
-                )
+                raise _bad_order(f"message {index + 1} after the system message is from {message.role}", messages)
         if max_tokens < 3:
             raise _too_long(3, max_tokens)
 
@@ -136,9 +134,7 @@ class TemplateChat:
                 bos_token=self.tokenizer.bos_token,
                 eos_token=self.tokenizer.eos_token,
             )
-        except (
-            Exception
-        ) as error:  # a template is the checkpoint's code: whatever it raises is about its input
+        except Exception as error:  # a template is the checkpoint's code: whatever it raises is about its input
             raise UserError(
                 f"the chat template refuses the messages: {error}",
                 expected="roles in the order the model was trained on",
@@ -212,9 +208,7 @@ def _find_template(directory: Path) -> tuple[str, Path]:
     path = directory / "tokenizer_config.json"
     templates = read_json(path).get("chat_template")
     if isinstance(templates, list):
-        named = {
-            str(entry.get("name")): entry.get("template") for entry in templates if isinstance(entry, dict)
-        }
+        named = {str(entry.get("name")): entry.get("template") for entry in templates if isinstance(entry, dict)}
         templates = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
         if templates is None:
             raise UserError(

@@ -273,6 +273,4 @@ def _or_none(token_id: int) -> int | None:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path} is damaged: {error}", fix="copy it again from the checkpoint and compare its size"
-    )
+    return UserError(f"{path} is damaged: {error}", fix="copy it again from the checkpoint and compare its size")

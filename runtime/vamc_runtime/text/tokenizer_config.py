@@ -52,9 +52,7 @@ def read_file(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", fix="check the path and its permissions"
-        ) from error
+        raise UserError(f"cannot read {path}: {error.strerror}", fix="check the path and its permissions") from error
     if data.startswith(_GIT_LFS_MARK):
         raise UserError(
             f"{path} is a Git LFS pointer, not the file itself",
@@ -74,13 +72,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_file(path))
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}", expected="a JSON object", fix="copy it again"
-        ) from error
+        raise UserError(f"{path} is damaged: {error}", expected="a JSON object", fix="copy it again") from error
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}", expected="a JSON object", fix="copy it again"
-        )
+        raise UserError(f"{path} holds a {type(content).__name__}", expected="a JSON object", fix="copy it again")
     return content
 
 
@@ -104,8 +98,7 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
         legacy=config.get("legacy") is not False,
         bos_id=_first_id(generation.get("bos_token_id")),
         eos_ids=_ids(generation.get("eos_token_id"), directory / "generation_config.json"),
-        is_baichuan="user_token_id" in generation
-        or str(config.get("tokenizer_class", "")).startswith("Baichuan"),
+        is_baichuan="user_token_id" in generation or str(config.get("tokenizer_class", "")).startswith("Baichuan"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_tokenizers as tiny
+
 from vamc_runtime.errors import UserError
 from vamc_runtime.text.chat import BaichuanChat, ChatFormat, Message, TemplateChat, build_chat
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
@@ -22,9 +23,7 @@ TEMPLATE = """{{ bos_token }}{% for message in messages %}
 
 def baichuan(directory: Path) -> tuple[ChatFormat, Tokenizer]:
     generation = {"user_token_id": USER, "assistant_token_id": ASSISTANT}
-    tiny.write_sentencepiece(
-        directory, generation_config=generation, tokenizer_config={"add_bos_token": False}
-    )
+    tiny.write_sentencepiece(directory, generation_config=generation, tokenizer_config={"add_bos_token": False})
     tokenizer = load_tokenizer(directory)
     return build_chat(directory, tokenizer), tokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from vamc_runtime.statistics import GenerationStatistics
 
 
@@ -23,8 +24,7 @@ def test_summary_line() -> None:
     statistics.add_step(512, 0, 0.31)
     statistics.add_step(0, 64, 1.2)
     assert (
-        statistics.summary_line()
-        == "prefill 512 tokens in 0.31 s (1652 tok/s), decode 64 tokens in 1.2 s (53 tok/s)"
+        statistics.summary_line() == "prefill 512 tokens in 0.31 s (1652 tok/s), decode 64 tokens in 1.2 s (53 tok/s)"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from vamc_runtime.errors import UserError
 from vamc_runtime.sampling import Sampler, SamplingParams, distribution
 
@@ -45,9 +46,7 @@ def reference_distribution(logits: np.ndarray, params: SamplingParams) -> np.nda
 def test_distribution_is_the_references(
     logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_tokens_to_keep: int
 ) -> None:
-    params = SamplingParams(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_tokens_to_keep=min_tokens_to_keep
-    )
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_tokens_to_keep=min_tokens_to_keep)
     scores = (logits / 8).astype(np.float32)
     ids, probabilities = distribution(scores, params)
     assert probabilities.sum() == pytest.approx(1.0)
@@ -59,9 +58,7 @@ def test_distribution_is_the_references(
         nearby = [
             reference_distribution(
                 scores,
-                SamplingParams(
-                    temperature=temperature, top_k=top_k, top_p=p, min_tokens_to_keep=min_tokens_to_keep
-                ),
+                SamplingParams(temperature=temperature, top_k=top_k, top_p=p, min_tokens_to_keep=min_tokens_to_keep),
             )
             for p in (max(0.0, top_p - 1e-12), min(1.0, top_p + 1e-12))
         ]
@@ -182,11 +179,7 @@ def test_a_large_vocabulary_is_fast_enough(options: dict[str, Any]) -> None:
 def test_bad_values(field: str, value: Any, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         SamplingParams(**{field: value})
-    assert (
-        field in caught.value.found
-        and repr(value) in caught.value.found
-        and expected in caught.value.expected
-    )
+    assert field in caught.value.found and repr(value) in caught.value.found and expected in caught.value.expected
 
 
 BAICHUAN2 = {

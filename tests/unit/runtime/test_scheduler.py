@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vamc_runtime.errors import UserError
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.sampling import SamplingParams
@@ -45,9 +46,7 @@ class Machine:
         assert plan.input_ids.shape == plan.position_ids.shape == plan.seq_ids.shape
         assert sum(plan.num_new_tokens) == plan.input_ids.size
         assert plan.num_prefill_tokens + plan.num_decode_tokens == plan.input_ids.size
-        assert plan.page_table.shape[0] == num_rows and plan.logits_index.size == max(
-            1, len(plan.wants_sample)
-        )
+        assert plan.page_table.shape[0] == num_rows and plan.logits_index.size == max(1, len(plan.wants_sample))
         held = [page for sequence in live for page in sequence.pages]
         assert len(held) == len(set(held)), "two live sequences share a page"
         used = [
@@ -70,9 +69,7 @@ class Machine:
             for position in range(last):
                 slot = plan.page_table[row, position // self.page] * self.page + position % self.page
                 assert self.cache[int(slot)] == (id(sequence), position), "the page table points elsewhere"
-        for sequence, index in zip(
-            plan.wants_sample, plan.logits_index[: len(plan.wants_sample)], strict=True
-        ):
+        for sequence, index in zip(plan.wants_sample, plan.logits_index[: len(plan.wants_sample)], strict=True):
             assert plan.sequences[plan.seq_ids[index]] is sequence
             assert plan.position_ids[index] == sequence.num_tokens - 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vamc_runtime.errors import UserError
 from vamc_runtime.sampling import SamplingParams
 from vamc_runtime.sequence import Sequence, check_prompt

@@ -10,6 +10,7 @@ import pytest
 import tiny_tokenizers as tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vamc_runtime.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 BYTE_0 = 5  # id of the byte token <0x00> in the tiny sentencepiece model

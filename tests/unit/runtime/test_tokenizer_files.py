@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_tokenizers as tiny
+
 from vamc_runtime.errors import UserError
 from vamc_runtime.text.tokenizer import load_tokenizer
 
@@ -42,9 +43,7 @@ def test_ids_and_text_are_those_of_the_sentencepiece_library(tmp_path: Path, tex
 
 @pytest.mark.parametrize("text", SAMPLES)
 @pytest.mark.parametrize("source", [tiny.byte_level_json, tiny.metaspace_json])
-def test_ids_and_text_are_those_of_the_tokenizers_library(
-    tmp_path: Path, source: Callable[[], str], text: str
-) -> None:
+def test_ids_and_text_are_those_of_the_tokenizers_library(tmp_path: Path, source: Callable[[], str], text: str) -> None:
     import tokenizers
 
     tokenizer = load_tokenizer(tiny.write_json(tmp_path, source()))
@@ -85,9 +84,7 @@ def test_config_can_ask_for_eos(tmp_path: Path) -> None:
     ("config", "wanted"),
     [({}, [0]), ({"add_bos_token": False}, []), ({"add_bos_token": True}, [0])],
 )
-def test_config_overrules_the_post_processor(
-    tmp_path: Path, config: dict[str, object], wanted: list[int]
-) -> None:
+def test_config_overrules_the_post_processor(tmp_path: Path, config: dict[str, object], wanted: list[int]) -> None:
     config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", **config}
     tokenizer = load_tokenizer(tiny.write_json(tmp_path, tiny.byte_level_json(), tokenizer_config=config))
     assert tokenizer.encode("Hello") == wanted + tokenizer.encode("Hello", add_special=False)

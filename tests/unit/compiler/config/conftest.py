@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from vamc_compiler.config import BuildConfig, load_config
 from vamc_runtime.errors import UserError
 

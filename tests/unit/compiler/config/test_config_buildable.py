@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vamc_compiler.config import check_buildable
 from vamc_runtime.errors import UserError
 

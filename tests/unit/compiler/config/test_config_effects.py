@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vamc_compiler.config.effects import NO_EFFECT
 from vamc_compiler.config.fields import known_keys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from vamc_compiler.config import load_config
 from vamc_runtime.errors import UserError
 
@@ -76,8 +77,7 @@ from vamc_runtime.errors import UserError
         pytest.param(
             "tp: 2",
             "tp: true",
-            "build.yaml:7:9: frontend.model_kwargs.tp: found true (a boolean)\n"
-            "expected: an integer, 1 or more",
+            "build.yaml:7:9: frontend.model_kwargs.tp: found true (a boolean)\nexpected: an integer, 1 or more",
             id="boolean is no integer",
         ),
         pytest.param(
@@ -263,8 +263,7 @@ def test_mistake_is_named_with_its_place(error_of, good, old, new, message):
             "[[256]]",
             "5:16",
             "a list of 1",
-            "expected: [[P], [C]], multiples of 16 with 16 <= P <= C\n"
-            "to fix: add the longest context: [[P], [C]]",
+            "expected: [[P], [C]], multiples of 16 with 16 <= P <= C\nto fix: add the longest context: [[P], [C]]",
         ),
         (
             "256",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from vamc_compiler.config import (
     BackendConfig,
     BuildConfig,

@@ -45,10 +45,7 @@ def test_null_removes_an_optional_section(load, good):
 
 def test_replaced_value_is_not_checked(load, good, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
-    assert (
-        load(good.replace("tp: 2", "tp: ${UNSET}"), "frontend.model_kwargs.tp=3").frontend.model_kwargs.tp
-        == 3
-    )
+    assert load(good.replace("tp: 2", "tp: ${UNSET}"), "frontend.model_kwargs.tp=3").frontend.model_kwargs.tp == 3
 
 
 def test_paths_are_relative_to_the_shell(load, good, tmp_path):
@@ -120,7 +117,5 @@ def test_value_that_is_no_yaml(error_of, good):
 
 
 def test_wrong_section_in_the_file_is_what_is_reported(error_of, good):
-    message = error_of(
-        good.replace("  model_kwargs:\n    tp: 2", "  model_kwargs: 3"), "frontend.model_kwargs.tp=2"
-    )
+    message = error_of(good.replace("  model_kwargs:\n    tp: 2", "  model_kwargs: 3"), "frontend.model_kwargs.tp=2")
     assert message.startswith("build.yaml:6:17: frontend.model_kwargs: found 3 (an integer)")

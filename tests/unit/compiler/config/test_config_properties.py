@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from vamc_compiler.config import BuildConfig, effective_settings, load_config
 from vamc_compiler.config.constraints import AtLeast
 from vamc_compiler.config.fields import (
@@ -24,9 +25,9 @@ from vamc_compiler.config.fields import (
 from vamc_compiler.config.rules import DTYPES_OF_QUANTIZATION
 from vamc_runtime.errors import UserError
 
-WORDS = st.text(
-    st.characters(codec="utf-8", categories=["L", "N"], include_characters="-_.$ "), min_size=1
-).filter(lambda word: word.strip(". ") == word and len(word.encode()) < 100)
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"], include_characters="-_.$ "), min_size=1).filter(
+    lambda word: word.strip(". ") == word and len(word.encode()) < 100
+)
 CPU_NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True)
 
 
@@ -196,11 +197,8 @@ def test_misspelled_key_is_found_and_the_right_one_named(case):
         load_data(renamed(FULL, key, wrong))
     line = next(
         number
-        for number, text in enumerate(
-            yaml.safe_dump(renamed(FULL, key, wrong), sort_keys=False).splitlines(), 1
-        )
-        if text.strip().partition(":")[0].strip("'") == wrong
-        and (" " * 2 * key.count(".") + text.strip() == text)
+        for number, text in enumerate(yaml.safe_dump(renamed(FULL, key, wrong), sort_keys=False).splitlines(), 1)
+        if text.strip().partition(":")[0].strip("'") == wrong and (" " * 2 * key.count(".") + text.strip() == text)
     )
     message = str(caught.value)
     assert f"build.yaml:{line}:{2 * key.count('.') + 1}: {wrong_key}: unknown key" in message

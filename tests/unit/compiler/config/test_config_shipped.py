@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vamc_compiler.config import check_buildable, load_config
 from vamc_compiler.config.fields import known_keys
 
@@ -16,9 +17,7 @@ SHIPPED = sorted((ROOT / "build_in/build").glob("*.yaml"))
 
 def test_all_are_here():
     models = ("hf_baichuan", "hf_baichuan7b", "hf_llama")
-    assert {f"{model}_{dtype}.yaml" for model in models for dtype in ("fp16", "int8")} <= {
-        p.name for p in SHIPPED
-    }
+    assert {f"{model}_{dtype}.yaml" for model in models for dtype in ("fp16", "int8")} <= {p.name for p in SHIPPED}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
@@ -50,9 +49,7 @@ def documentation() -> str:
 
 def block(start: str) -> str:
     """The code block of the documentation that begins with a text."""
-    return next(
-        part for part in documentation().split("```") if part.lstrip("yamlsh").startswith(f"\n{start}")
-    )
+    return next(part for part in documentation().split("```") if part.lstrip("yamlsh").startswith(f"\n{start}"))
 
 
 def test_every_key_is_documented():

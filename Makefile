@@ -1,0 +1,48 @@
+# make demo   set up, compile the demo model, generate text
+# make test   set up, run all tests
+# make lint   set up, ruff, mypy
+# make numerics   set up, measure agreement, write docs/numerics.md
+# make hooks  set up, run the linters before every commit
+
+VENV ?= .venv
+PYTHON ?= python3
+CONFIG ?= build_in/build/hf_baichuan_int8.yaml
+PROMPT ?= The capital of France
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.installed
+
+.PHONY: setup demo test numerics lint hooks clean
+.DEFAULT_GOAL := demo
+
+setup: $(SETUP)
+
+# torch comes first and alone: an open version range would pull gigabytes of CUDA packages.
+$(SETUP): pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f"vamc needs Python 3.10 to 3.12; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[compiler,mpi,dev]'
+	touch $@
+
+demo: $(SETUP)
+	$(BIN)/vamc compile $(CONFIG) --set workspace.path=vacc_deploy --set name=demo
+	$(BIN)/vamc inspect vacc_deploy/demo
+	$(BIN)/vamc run vacc_deploy/demo --prompt "$(PROMPT)"
+
+test: $(SETUP)
+	$(BIN)/python -m pytest
+
+# Runs the tests that measure agreement and writes their figures to docs/numerics.md.
+numerics: $(SETUP)
+	$(BIN)/python -m pytest tests/numerics --write-numerics
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+hooks: $(SETUP)
+	$(BIN)/pre-commit install
+
+clean:
+	rm -rf $(VENV) vacc_deploy build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,113 @@
+"""`vamc compile` and `vamc check`: from parsed options to the functions that do the work, and back to the screen.
+
+What is imported here at the top is light: a mistake in the YAML is reported before torch and TVM are loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vamc_compiler.config import (
+    BuildConfig,
+    check_buildable,
+    effective_settings,
+    flat_settings,
+    load_config,
+)
+from vamc_compiler.terminal import TerminalReporter
+
+
+def compile(options: argparse.Namespace) -> int:
+    """Build a runstream; returns the exit status.
+
+    Raises:
+        UserError: anything the user can put right; nothing is published then.
+    """
+    config = load_config(options.config, options.overrides)
+    check_buildable(config)
+    reporter = TerminalReporter()
+    start = time.perf_counter()
+    try:
+        reporter.begin("load compiler")
+        from vamc_compiler.compile import CompileRequest, compile_model
+
+        reporter.end("load compiler", time.perf_counter() - start, "torch, TVM")
+        request = CompileRequest(
+            config=config,
+            trust_checkpoint_code=options.trust_checkpoint_code,
+            keep_intermediates=options.keep_intermediates,
+        )
+        result = compile_model(request, reporter)
+    finally:
+        reporter.close()
+    seconds = time.perf_counter() - start
+    if options.json:
+        summary = {
+            "runstream": str(result.path),
+            "seconds": round(seconds, 3),
+            "stages": {name: round(value, 3) for name, value in result.seconds.items()},
+        }
+        print(json.dumps(summary, indent=1))
+        return 0
+    shown = _relative(result.path)
+    reporter.console.print(Text.assemble(("done ", "bold green"), f"in {seconds:.1f} s"))
+    print(shown)
+    reporter.console.print(f'try it: vamc run {shlex.quote(str(shown))} --prompt "..."', soft_wrap=True)
+    return 0
+
+
+def _relative(path: Path) -> Path:
+    """The path as one would type it here."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def check(options: argparse.Namespace) -> int:
+    """Validate a config and show every effective setting; returns the exit status.
+
+    Raises:
+        UserError: the config has mistakes, or describes something this version cannot build.
+    """
+    config = load_config(options.config, options.overrides)
+    if options.json:
+        check_buildable(config)
+        document = {
+            "settings": effective_settings(config),
+            "sources": dict(config.setting_sources),
+            "warnings": list(config.warnings),
+        }
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+        return 0
+    _print_settings(config)
+    check_buildable(config)
+    Console().print(Text(f"{options.config} is valid", style="green"))
+    return 0
+
+
+def _print_settings(config: BuildConfig) -> None:
+    console = Console()
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", no_wrap=True)
+    for key, value in flat_settings(config).items():
+        source = config.setting_sources[key].replace(f"{config.source_path}:", "line ")
+        style = "dim" if source == "default" else ""
+        table.add_row(Text(key, style), Text(_show(value), style), Text(source, "dim"))
+    console.print(table)
+    for warning in config.warnings:
+        console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,58 @@
+"""Progress of a build in a terminal: a moving line for the running stage, a line with its time for each past one."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+NAME_WIDTH = 24
+
+
+class TerminalReporter:
+    """A `stages.Reporter` that writes to standard error; without a terminal, only the line for each past stage."""
+
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self._live: Live | None = None
+        self._stage = ""
+
+    def _render(self, done: int = 0, total: int = 0, unit: str = "") -> Table:
+        line = Table.grid(padding=(0, 1))
+        cells: list[Spinner | Text | ProgressBar] = [Spinner("dots"), Text(f"{self._stage:<{NAME_WIDTH}}")]
+        if total:
+            cells += [ProgressBar(total, done, width=30), Text(f"{100 * done // total:3d} % of {unit}")]
+        line.add_row(*cells)
+        return line
+
+    def begin(self, stage: str) -> None:
+        """Show the stage as running."""
+        self._stage = stage
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, transient=True, refresh_per_second=8)
+            self._live.start()
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Move the running stage's bar."""
+        if self._live is not None:
+            self._live.update(self._render(done, total, unit))
+
+    def end(self, stage: str, seconds: float, note: str) -> None:
+        """Leave one line for the past stage."""
+        self.close()
+        self.console.print(Text.assemble(("✓ ", "green"), f"{stage:<{NAME_WIDTH}}{seconds:7.1f} s   {note}"))
+
+    def warn(self, message: str) -> None:
+        """Leave a warning above the running stage."""
+        self.console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+
+    def close(self) -> None:
+        """Stop the moving line, also when a stage failed."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

@@ -1,0 +1,175 @@
+"""The `vamc` command: parses, calls one plain function, and turns errors into messages.
+
+Compiler commands are imported when they run; on a machine with only the runtime they say what to install.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_USER_ERROR, UserError
+from vamc_runtime.ranks.place import launched_rank
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+# What a command needs beyond the thin runtime; asked for by name, because some of it may be installed for others.
+_COMPILER_NEEDS = {"compile": ("yaml", "torch", "tvm", "onnx", "onnxsim"), "check": ("yaml",)}
+
+
+def _compiler_command(name: str) -> Callable[[argparse.Namespace], int]:
+    """A command of the compiler, or the hint how to install it."""
+
+    def run(options: argparse.Namespace) -> int:
+        missing = [module for module in _COMPILER_NEEDS[name] if importlib.util.find_spec(module) is None]
+        if missing:
+            raise UserError(
+                f"`vamc {name}` needs the compiler, which is not installed (no module {missing[0]})",
+                fix='pip install "vamc[compiler]"',
+            )
+        from vamc_compiler import commands
+
+        command: Callable[[argparse.Namespace], int] = getattr(commands, name)
+        return command(options)
+
+    return run
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from vamc_runtime.inspect import inspect_command
+
+    return inspect_command(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from vamc_runtime.run import run_command
+
+    return run_command(options)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="build config (YAML)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="replace a setting, for example --set frontend.model_kwargs.tp=4; may be repeated",
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text for people")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "sampling", "What is not given comes from the checkpoint's generation_config.json."
+    )
+    group.add_argument("--max-new-tokens", type=int, metavar="N", default=128, help="longest output (default 128)")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 takes the likeliest token every time")
+    group.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest tokens; 0 for all")
+    group.add_argument("--top-p", type=float, metavar="P", help="choose among tokens that make up this probability")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
+    group.add_argument("--seed", type=int, metavar="S", default=0, help="same seed, same text (default 0)")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the output before this text")
+    group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="vamc", description="Compile a language model ahead of time, and run it.", allow_abbrev=False
+    )
+    version = importlib.metadata.version("vamc")
+    parser.add_argument("--version", action="version", version=f"vamc {version}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(function=function)
+        return added
+
+    compile_ = command("compile", _compiler_command("compile"), "build the runstream that a config describes")
+    _add_config(compile_)
+    compile_.add_argument(
+        "--trust-checkpoint-code", action="store_true", help="run a modeling file that the checkpoint carries"
+    )
+    compile_.add_argument(
+        "--keep-intermediates", action="store_true", help="keep what every stage made, and weights for onnxruntime"
+    )
+    _add_json(compile_)
+
+    check = command("check", _compiler_command("check"), "validate a config and show the settings in effect")
+    _add_config(check)
+    _add_json(check)
+
+    inspect = command("inspect", _inspect, "show what a runstream holds")
+    inspect.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")
+    inspect.add_argument("--verify-hash", action="store_true", help="compare every file with its sha256")
+    _add_json(inspect)
+
+    run = command("run", _run, "generate text with a runstream")
+    run.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")
+    run.add_argument(
+        "--prompt", action="append", required=True, dest="prompts", metavar="TEXT", help="may be repeated: one batch"
+    )
+    run.add_argument("--chat", action="store_true", help="treat each prompt as a user's message")
+    run.add_argument("--system", metavar="TEXT", help="system message, with --chat")
+    _add_sampling(run)
+    run.add_argument("--kv-cache-tokens", type=int, metavar="N", help="tokens the KV cache holds over all prompts")
+    run.add_argument("--verify-hash", action="store_true", help="compare every file with its sha256 first")
+    _add_json(run)
+    return parser
+
+
+def _speaks() -> bool:
+    """Whether this process may write messages: of several MPI ranks only the first."""
+    launched = launched_rank()
+    return launched is None or launched[0] == 0
+
+
+def _report(message: str) -> None:
+    if _speaks():
+        print(message, file=sys.stderr)
+
+
+def _terminated(signum: int, frame: Any) -> None:
+    raise SystemExit(EXIT_TERMINATED)  # unwinds: a build removes what it had begun
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 good, 2 the user's mistake, 70 our bug)."""
+    options = build_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        function: Callable[[argparse.Namespace], int] = options.function
+        return function(options)
+    except UserError as error:
+        _report(f"vamc: error: {error}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        _report("vamc: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly
+        return 0
+    except Exception:
+        traceback.print_exc()
+        _report("vamc: this is a bug in vamc; please report it with the lines above and your config")
+        return EXIT_INTERNAL_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Several ranks: started by vamc itself, or by mpiexec; cores, threads, failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from e2e_tools import VAMC, assert_user_error, run_process
+
+from vamc_runtime import LLM, SamplingParams
+from vamc_runtime.cpu import available_cores
+
+MPIEXEC = Path(sys.executable).parent / "mpiexec"
+MODEL = ("baichuan2-13b-mini", "int8")
+ARGUMENTS = ("--prompt", "The capital of France", "--max-new-tokens", "16", "--temperature", "0")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(compile_demo):
+    return compile_demo(*MODEL, 2)
+
+
+def test_run_starts_the_ranks_itself(vamc, two_ranks):
+    outcome = vamc("run", two_ranks, *ARGUMENTS)
+    assert outcome.status == 0, outcome.errors
+    assert "Paris" in outcome.output
+
+
+def test_run_under_mpiexec_prints_once(vamc, two_ranks):
+    outcome = run_process(MPIEXEC, "-n", 2, VAMC, "run", two_ranks, *ARGUMENTS)
+    assert outcome.status == 0, outcome.errors
+    assert outcome.output.split("\n\n")[0] == vamc("run", two_ranks, *ARGUMENTS).output.split("\n\n")[0]
+    assert outcome.output.count("prefill") == 1
+
+
+def test_wrong_number_of_ranks(two_ranks, demo_runstream):
+    for count, runstream in ((3, two_ranks), (2, demo_runstream)):
+        outcome = run_process(MPIEXEC, "-n", count, VAMC, "run", runstream, *ARGUMENTS)
+        assert_user_error(outcome, f"started {count}", "mpiexec -n")
+
+
+def test_without_mpi(vamc, two_ranks, monkeypatch):
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    hidden = lambda name, *rest: None if name == "mpi4py" else find_spec(name, *rest)  # noqa: E731 - one line reads best
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    assert_user_error(vamc("run", two_ranks, *ARGUMENTS), 'pip install "vamc[mpi]"')
+
+
+def test_error_of_one_rank_reaches_the_user(vamc, two_ranks, copy_runstream):
+    path = copy_runstream(two_ranks)
+    (path / "rank_1" / "params.safetensors").write_bytes((path / "rank_0" / "params.safetensors").read_bytes())
+    for outcome in (
+        vamc("run", path, *ARGUMENTS),
+        run_process(MPIEXEC, "-n", 2, VAMC, "run", path, *ARGUMENTS),
+    ):
+        assert_user_error(outcome, "rank 1", "holds the weights of rank 0")
+
+
+def ranks_of(process: psutil.Process) -> list[psutil.Process]:
+    found = process.children(recursive=True)
+    return [child for child in found if "vamc_runtime.ranks.serve" in child.cmdline() and "-n" not in child.cmdline()]
+
+
+def test_ranks_pin_disjoint_cores_and_end_with_the_context(two_ranks):
+    with LLM(two_ranks) as llm:
+        llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=4))
+        ranks = ranks_of(psutil.Process())
+        assert len(ranks) == 2
+        cores = [set(os.sched_getaffinity(thread.id)) for rank in ranks for thread in rank.threads()[:1]]
+        share = max(1, len(available_cores()) // 2)
+        assert all(len(pinned) <= share for pinned in cores)
+        if len(available_cores()) >= 2:
+            assert not cores[0] & cores[1]
+    deadline = time.monotonic() + 10
+    while any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks):
+        assert time.monotonic() < deadline, "ranks outlive their program"
+        time.sleep(0.05)
+
+
+def test_ranks_end_when_their_program_is_killed(two_ranks):
+    script = (
+        "import sys, time\nfrom vamc_runtime import LLM\n"
+        f"with LLM({str(two_ranks)!r}) as llm:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    program = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None and program.stdout.readline() == "ready\n"
+    ranks = ranks_of(psutil.Process(program.pid))
+    assert len(ranks) == 2
+    program.send_signal(signal.SIGKILL)
+    program.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=15)
+    assert not alive
+
+
+def test_a_rank_that_dies_is_an_error_not_a_hang(two_ranks):
+    with LLM(two_ranks) as llm:
+        llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2))
+        ranks_of(psutil.Process())[1].kill()
+        with pytest.raises(RuntimeError, match="ranks"):
+            llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=64, ignore_eos=True))
+
+
+def test_two_runstreams_in_one_process(two_ranks, demo_runstream):
+    """Opening one leaves the process as it was: cores, and the way to open another."""
+    before = os.sched_getaffinity(0)
+    for path in (demo_runstream, two_ranks, demo_runstream):
+        with LLM(path) as llm:
+            llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2))
+        assert os.sched_getaffinity(0) == before

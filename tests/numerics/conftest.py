@@ -1,0 +1,64 @@
+"""References, held-out tokens, and the record of every figure in docs/numerics.md."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from record import NumericsRecord
+
+from vamc_runtime.text.tokenizer import load_tokenizer
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "build_in" / "checkpoints"
+NUM_TOKENS = 512
+
+Reference = Callable[[str, list[int]], npt.NDArray[np.float32]]
+
+
+@functools.cache
+def _load_reference(model: str) -> Any:
+    """The checkpoint's own class in float32: transformers' LLaMA, or the plain Baichuan beside the weights."""
+    from transformers import AutoModelForCausalLM
+
+    path = CHECKPOINTS / model
+    return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    """`reference(model, token_ids)`: float32 logits [t, v] of the original model in torch."""
+
+    def logits(model: str, token_ids: list[int]) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            result: npt.NDArray[np.float32] = _load_reference(model)(torch.tensor([token_ids])).logits[0].numpy()
+        return result
+
+    return logits
+
+
+@pytest.fixture(scope="session")
+def held_out() -> Callable[[str], list[int]]:
+    """`held_out(model)`: 512 tokens of text that no demo model was trained on."""
+    text = (CHECKPOINTS / "held_out.txt").read_text(encoding="utf-8")
+
+    def tokens(model: str) -> list[int]:
+        ids = load_tokenizer(CHECKPOINTS / model).encode(text)[:NUM_TOKENS]
+        assert len(ids) == NUM_TOKENS, "the held-out text is long enough"
+        return ids
+
+    return tokens
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> Iterator[NumericsRecord]:
+    """Collects figures; `pytest tests/numerics --write-numerics` (make numerics) puts them into docs/numerics.md."""
+    collected = NumericsRecord()
+    yield collected
+    if request.config.getoption("--write-numerics"):
+        collected.write(CHECKPOINTS.parents[1] / "docs" / "numerics.md")

@@ -1,0 +1,91 @@
+"""Every tensor-parallel degree computes the same model; wrong shards and wrong slopes are caught."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metrics import compare
+
+from vamc_compiler.compile import CompileRequest, compile_model
+from vamc_compiler.config import load_config
+from vamc_runtime import LLM, SamplingParams, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOGITS_TOLERANCE = 1e-3
+GREEDY = SamplingParams(max_new_tokens=64, ignore_eos=True)
+DEGREES = [2, 3, 4]
+CASES = [
+    ("baichuan2-13b-mini", "fp16"),
+    ("baichuan2-13b-mini", "int8"),
+    ("baichuan2-7b-mini", "int8"),
+    ("llama-mini", "fp16"),
+]
+
+
+@pytest.mark.parametrize("tp", DEGREES)
+@pytest.mark.parametrize(("model", "dtype"), CASES)
+def test_every_degree_computes_the_same(model, dtype, tp, compile_demo, held_out, record):
+    tokens = held_out(model)
+    with LLM(compile_demo(model, dtype)) as llm:
+        expected = llm.logits(tokens)
+        expected_text = llm.generate([tokens[:24]], GREEDY)[0]
+    with LLM(compile_demo(model, dtype, tp)) as llm:
+        found = llm.logits(tokens)
+        text = llm.generate([tokens[:24]], GREEDY)[0]
+    difference = float(np.abs(expected - found).max())
+    record.add(
+        "tensor parallelism against one rank",
+        f"{model} {dtype}, tp {tp}",
+        {
+            f"largest logit difference (at most {LOGITS_TOLERANCE:.0e})": f"{difference:.1e}",
+            "greedy tokens": f"{len(text.token_ids)} equal",
+        },
+    )
+    assert text.token_ids == expected_text.token_ids and len(text.token_ids) == 64
+    assert difference <= LOGITS_TOLERANCE
+
+
+def test_swapped_shards_are_refused(compile_demo, tmp_path):
+    runstream = tmp_path / "swapped"
+    shutil.copytree(compile_demo("baichuan2-13b-mini", "int8", 2), runstream)
+    (runstream / "rank_0").rename(runstream / "rank_x")
+    (runstream / "rank_1").rename(runstream / "rank_0")
+    (runstream / "rank_x").rename(runstream / "rank_1")
+    with pytest.raises(UserError, match="holds the weights of rank"), LLM(runstream):
+        pytest.fail("ranks must not run each other's weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        (
+            "slopes not cut to the rank's heads",
+            "for head in shards.query_heads]",
+            "for head in range(len(shards.query_heads))]",
+        ),
+        ("slopes of the padded head count", "every = alibi_slopes(heads)", "every = alibi_slopes(8)"),
+    ],
+)
+def test_wrong_slopes_fail_the_comparison(name, right, wrong, compile_demo, held_out, tmp_path):
+    """The checks above would see a mistake: with wrong slopes on the second rank the model is another one."""
+    shutil.copytree(REPOSITORY / "source_code", tmp_path / "source_code", ignore=shutil.ignore_patterns("__pycache__"))
+    modeling = tmp_path / "source_code" / "modeling_baichuan13b_vacc.py"
+    text = modeling.read_text(encoding="utf-8")
+    assert text.count(right) == 1, "the mutation still fits the modeling file"
+    modeling.write_text(text.replace(right, wrong), encoding="utf-8")
+    config = tmp_path / "mutated.yaml"
+    shutil.copyfile(REPOSITORY / "build_in" / "build" / "hf_baichuan_fp16.yaml", config)
+    checkpoint = REPOSITORY / "build_in" / "checkpoints" / "baichuan2-13b-mini"
+    overrides = [f"workspace.path={tmp_path}", f"frontend.checkpoint={checkpoint}", "frontend.model_kwargs.tp=4"]
+    mutated = compile_model(CompileRequest(config=load_config(config, overrides))).path
+
+    tokens = held_out("baichuan2-13b-mini")
+    with LLM(compile_demo("baichuan2-13b-mini")) as llm:
+        expected = llm.logits(tokens)
+    with LLM(mutated) as llm:
+        found = compare(expected, llm.logits(tokens), tokens)
+    assert found.max_difference > 100 * LOGITS_TOLERANCE
+    assert found.mean_kl > 1e-3

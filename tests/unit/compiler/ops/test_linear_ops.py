@@ -1,0 +1,48 @@
+"""The linear ops mean the same in torch, in onnxruntime and on paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from one_node import Array, run_node
+
+from vamc_compiler.ops import linear, quantized_linear_per_channel
+
+SIZES = [(1, 1, 1), (1, 7, 3), (5, 33, 17), (19, 16, 64), (3, 100, 1)]
+
+
+def assert_close(found: Array, x: Array, weight: Array) -> None:
+    """Within the rounding of a float32 sum of that many terms."""
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T
+    bound = (x.shape[1] + 3) * 2.0**-23 * (np.abs(x).astype(np.float64) @ np.abs(weight).astype(np.float64).T)
+    assert found.dtype == np.float32 and found.shape == exact.shape
+    assert (np.abs(found - exact) <= bound).all()
+
+
+@pytest.mark.parametrize(("n", "o", "i"), SIZES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_linear(n: int, o: int, i: int, dtype: type) -> None:
+    rng = np.random.default_rng(n + o)
+    x = rng.standard_normal((n, i)).astype(np.float32)
+    weight = rng.standard_normal((o, i)).astype(dtype)
+    assert_close(linear(torch.from_numpy(x), torch.from_numpy(weight)).numpy(), x, weight)
+    assert_close(run_node("Linear", [x, weight])[0], x, weight)
+
+
+def test_linear_does_not_round_its_input_to_half() -> None:
+    x, weight = np.array([[1 + 2.0**-20]], np.float32), np.ones((1, 1), np.float16)
+    assert linear(torch.from_numpy(x), torch.from_numpy(weight)).item() == x[0, 0]
+    assert run_node("Linear", [x, weight])[0][0, 0] == x[0, 0]
+
+
+@pytest.mark.parametrize(("n", "o", "i"), SIZES)
+def test_quantized_linear(n: int, o: int, i: int) -> None:
+    rng = np.random.default_rng(n + o)
+    x = rng.standard_normal((n, i)).astype(np.float32)
+    quant_w = rng.integers(-127, 128, (o, i)).astype(np.int8)
+    scale_w = np.exp(rng.uniform(-12, 3, o)).astype(np.float32)
+    weight = quant_w.astype(np.float64) * scale_w[:, None]
+    eager = quantized_linear_per_channel(*map(torch.from_numpy, (x, quant_w, scale_w))).numpy()
+    assert_close(eager, x, weight)
+    assert_close(run_node("QuantizedLinearPerChannel", [x, quant_w, scale_w])[0], x, weight)

@@ -1,0 +1,155 @@
+"""From ONNX to one Relax function `step` whose weights are a tuple, packed as the kernels want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import tvm
+import tvm.relax.frontend.onnx.onnx_frontend as onnx_frontend
+from attention_reference import random_step
+from tvm import relax
+
+from vamc_compiler.graph import PAGE_TOKENS, RankGraph
+from vamc_compiler.kernels.table import KernelTable
+from vamc_compiler.ops import DOMAIN
+from vamc_compiler.packing import PanelPacking
+from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_packings
+from vamc_compiler.relax_stage.pipeline import build, run_passes
+from vamc_compiler.relax_stage.targets import host_target
+
+KERNELS = KernelTable("llvm")
+PANEL = PanelPacking(16)
+Array = npt.NDArray[Any]
+
+
+def import_graph(graph: RankGraph) -> ImportedStep:
+    return import_step(graph.model(), graph.parameters, KERNELS, max_step_tokens=32)
+
+
+@pytest.fixture(scope="module")
+def step(two_layers: RankGraph) -> ImportedStep:
+    return import_graph(two_layers)
+
+
+def spec(name: str, *shape: int) -> ParameterSpec:
+    return ParameterSpec(name, shape, "float16", FromCheckpoint(name))
+
+
+def test_only_weights_that_a_kernel_reads_are_packed() -> None:
+    nodes = [
+        onnx.helper.make_node("Linear", ["x", "plain"], ["a"], domain=DOMAIN),
+        onnx.helper.make_node("QuantizedLinearPerChannel", ["a", "quant", "scale"], ["b"], domain=DOMAIN),
+        onnx.helper.make_node("Gather", ["embedding", "ids"], ["c"]),
+        onnx.helper.make_node("Linear", ["b", "stranger"], ["d"], domain="elsewhere"),
+        onnx.helper.make_node("Linear", ["d", "computed"], ["e"], domain=DOMAIN),
+        onnx.helper.make_node("AllReduce", ["e"], ["f"], domain=DOMAIN),
+    ]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    names = ("plain", "quant", "scale", "embedding", "stranger")
+    packings = plan_packings(model, [spec(name, 8, 4) for name in names], KERNELS)
+    assert packings == {"plain": PANEL, "quant": PANEL}
+
+
+def test_packings_of_a_model(two_layers: RankGraph, step: ImportedStep) -> None:
+    expected = {
+        parameter.name: PANEL
+        for parameter in two_layers.parameters
+        if parameter.name.endswith(("_proj.weight", "lm_head.weight"))
+    }
+    assert len(expected) == 2 * 7 + 1
+    assert step.packings == expected
+
+
+def test_the_signature_of_the_step(two_layers: RankGraph, step: ImportedStep) -> None:
+    function = step.module["step"]
+    *inputs, parameters = function.params
+    assert [v.name for v in inputs[:5]] == ["input_ids", "position_ids", "seq_ids", "page_table", "logits_index"]
+    assert [v.name for v in inputs[5:]] == ["kv_cache_0", "kv_cache_1"]
+    assert int(function.attrs["num_input"]) == len(inputs)
+    assert function.attrs["global_symbol"] == "step"
+    bounds = function.attrs["tir_var_upper_bound"]
+    assert {str(name): int(bound) for name, bound in bounds.items()} == {"n": 32, "m": 32}
+    fields = list(parameters.ty.fields)
+    assert len(fields) == len(two_layers.parameters)
+    for field, parameter in zip(fields, two_layers.parameters, strict=True):
+        packing = step.packings.get(parameter.name)
+        shape = parameter.shape if packing is None else packing.packed_shape(parameter.shape)
+        assert tuple(int(size) for size in field.shape) == shape, parameter.name
+        assert str(field.dtype) == parameter.dtype
+
+
+def test_no_weight_is_part_of_the_module(step: ImportedStep) -> None:
+    assert step.module.script().count("metadata") == 0
+
+
+def test_the_front_end_is_as_before(two_layers: RankGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = onnx_frontend._get_convert_map
+    import_graph(two_layers)
+    assert onnx_frontend._get_convert_map is before
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the front end fails")
+
+    monkeypatch.setattr("vamc_compiler.relax_stage.importer.from_onnx", broken)
+    with pytest.raises(RuntimeError, match="the front end fails"):
+        import_graph(two_layers)
+    assert onnx_frontend._get_convert_map is before
+
+
+def test_the_given_graph_stays(two_layers: RankGraph) -> None:
+    model = two_layers.model()
+    before = model.SerializeToString()
+    import_step(model, two_layers.parameters, KERNELS, max_step_tokens=32)
+    assert model.SerializeToString() == before
+
+
+def test_weights_in_another_order_are_noticed(two_layers: RankGraph) -> None:
+    with pytest.raises(AssertionError, match="in the order of the parameter list"):
+        import_step(two_layers.model(), two_layers.parameters[::-1], KERNELS, max_step_tokens=32)
+
+
+def test_the_compiled_step_equals_onnxruntime(two_layers: RankGraph, step: ImportedStep) -> None:
+    """A mixed batch: a prefill, a chunk in the middle and two decodes; logits and every cache page."""
+    rng = np.random.default_rng(0)
+    caches, arguments = [], None
+    for _ in range(2):
+        # As in the runtime, pages begin as zeros.
+        arguments = random_step(rng, 6, 2, 8, PAGE_TOKENS, [(0, 7), (13, 5), (16, 1), (40, 1)], unwritten=0.0)
+        caches.append(arguments.kv_cache)
+    assert arguments is not None
+    caches[0] = rng.standard_normal(caches[0].shape).astype(np.float16)
+    inputs: dict[str, Array] = {
+        "input_ids": rng.integers(0, 50, len(arguments.seq_ids)).astype(np.int32),
+        "position_ids": arguments.position_ids,
+        "seq_ids": arguments.seq_ids,
+        "page_table": arguments.page_table,
+        "logits_index": np.array([6, 11, 12, 13], np.int32),
+        "kv_cache_0": caches[0],
+        "kv_cache_1": caches[1],
+    }
+    weights: dict[str, Array] = {
+        parameter.name: parameter.origin.value
+        if not isinstance(parameter.origin, FromCheckpoint)
+        else (rng.standard_normal(parameter.shape) * 0.3).astype(parameter.dtype)
+        for parameter in two_layers.parameters
+    }
+    session = onnxruntime.InferenceSession(two_layers.simplified, providers=["CPUExecutionProvider"])
+    expected = session.run(None, inputs | weights)
+
+    target = host_target().tvm_target()
+    machine = relax.VirtualMachine(build(run_passes(step.module, target), target), tvm.cpu())
+    packed = [step.packings[name].pack(value) if name in step.packings else value for name, value in weights.items()]
+    tensors = [tvm.runtime.tensor(array) for array in inputs.values()]
+    results = machine["step"](*tensors, tuple(tvm.runtime.tensor(value) for value in packed))
+    assert results[0].numpy().shape == (4, 50)
+    np.testing.assert_allclose(results[0].numpy(), expected[0], rtol=1e-4, atol=5e-5)
+    for layer in range(2):
+        cache = tensors[5 + layer].numpy()
+        assert not np.array_equal(cache, caches[layer]), "pages are updated in place"
+        np.testing.assert_allclose(cache, expected[1 + layer], rtol=2e-3, atol=1e-3)

@@ -1,0 +1,245 @@
+"""A runstream is refused when it is not whole, not its own, or not for this machine; the message names the culprit."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import fake_runstream as fake
+import pytest
+
+from vamc_runtime import runstream as subject
+from vamc_runtime.errors import UserError
+from vamc_runtime.runstream import (
+    check_hashes,
+    check_rank_weights,
+    check_toolchain,
+    choose_library,
+    open_runstream,
+)
+
+WEIGHTS_0, WEIGHTS_1 = "rank_0/params.safetensors", "rank_1/params.safetensors"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A runstream of two ranks."""
+    fake.build(tmp_path / "fake", tensor_parallel=2)
+    return tmp_path / "fake"
+
+
+def change_byte(file: Path, position: int = -1) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+def swap(first: Path, second: Path) -> None:
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+def test_whole(path: Path) -> None:
+    runstream = open_runstream(path)
+    assert set(runstream.manifest.files) == {"lib/libtvm_runtime.so", "lib/model.any.so", WEIGHTS_0, WEIGHTS_1}
+    check_hashes(runstream, everything=True)
+    check_toolchain(runstream)
+    assert choose_library(runstream).file == "lib/model.any.so"
+    for rank in range(2):
+        header = check_rank_weights(runstream, rank)
+        assert header.path == path / f"rank_{rank}/params.safetensors"
+        assert set(runstream.manifest.parameters) <= set(header.tensors)
+
+
+class TestOpen:
+    def test_missing_file(self, path: Path) -> None:
+        (path / WEIGHTS_1).unlink()
+        with pytest.raises(UserError) as caught:
+            open_runstream(path)
+        assert str(path) in caught.value.found and f"{WEIGHTS_1} is missing" in caught.value.found
+        assert WEIGHTS_0 not in caught.value.found
+        assert "copy the runstream again" in caught.value.fix
+
+    def test_folder_in_place_of_a_file(self, path: Path) -> None:
+        (path / WEIGHTS_1).unlink()
+        (path / WEIGHTS_1).mkdir()
+        with pytest.raises(UserError, match=f"{WEIGHTS_1} is missing"):
+            open_runstream(path)
+
+    @pytest.mark.parametrize("extra", [-1, 1])
+    def test_other_size(self, path: Path, extra: int) -> None:
+        file = path / "lib/model.any.so"
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] if extra < 0 else content + b"x")
+        with pytest.raises(UserError) as caught:
+            open_runstream(path)
+        assert f"lib/model.any.so has {len(content) + extra} bytes, not {len(content)}" in caught.value.found
+
+    def test_every_problem_is_listed(self, path: Path) -> None:
+        (path / WEIGHTS_0).unlink()
+        (path / "lib/libtvm_runtime.so").write_bytes(b"")
+        with pytest.raises(UserError) as caught:
+            open_runstream(path)
+        assert "lib/libtvm_runtime.so has 0 bytes" in caught.value.found
+        assert f"{WEIGHTS_0} is missing" in caught.value.found
+
+
+class TestHashes:
+    @pytest.mark.parametrize("everything", [False, True])
+    @pytest.mark.parametrize("name", ["lib/model.any.so", WEIGHTS_1])
+    def test_changed_byte_in_a_small_file(self, path: Path, name: str, everything: bool) -> None:
+        change_byte(path / name)
+        with pytest.raises(UserError) as caught:
+            check_hashes(open_runstream(path), everything=everything)
+        assert f"{path / name} is damaged" in caught.value.found
+        assert "copy the runstream again" in caught.value.fix
+
+    def test_large_files_only_when_asked(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        change_byte(path / WEIGHTS_1)
+        size = (path / WEIGHTS_1).stat().st_size
+        runstream = open_runstream(path)
+        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size - 1)
+        check_hashes(runstream, everything=False)
+        with pytest.raises(UserError, match=WEIGHTS_1):
+            check_hashes(runstream, everything=True)
+        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size)
+        with pytest.raises(UserError, match=WEIGHTS_1):
+            check_hashes(runstream, everything=False)
+
+    def test_small_files_also_beside_large_ones(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        change_byte(path / "lib/model.any.so")
+        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", 100)
+        with pytest.raises(UserError, match=r"lib/model\.any\.so"):
+            check_hashes(open_runstream(path), everything=False)
+
+    def test_content_beyond_one_block(self, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer").mkdir()
+        large = tmp_path / "tokenizer" / "tokenizer.json"
+        large.write_bytes(bytes((4 << 20) + 5))
+        fake.build(tmp_path)
+        check_hashes(open_runstream(tmp_path), everything=False)
+        change_byte(large)
+        with pytest.raises(UserError, match=r"tokenizer/tokenizer\.json is damaged"):
+            check_hashes(open_runstream(tmp_path), everything=False)
+
+
+class TestRankWeights:
+    def test_swapped_ranks(self, path: Path) -> None:
+        # Both files have the same size and their own correct content: only the header tells.
+        swap(path / WEIGHTS_0, path / WEIGHTS_1)
+        runstream = open_runstream(path)
+        for rank, other in ((0, 1), (1, 0)):
+            with pytest.raises(UserError) as caught:
+                check_rank_weights(runstream, rank)
+            assert caught.value.found == (f"{path}/rank_{rank}/params.safetensors holds the weights of rank {other}")
+            assert caught.value.expected == f"rank {rank}"
+            assert "mixed up" in caught.value.fix
+
+    def test_other_number_of_ranks(self, path: Path) -> None:
+        fake.write_rank(path, 0, num_ranks=4)
+        runstream = open_runstream(path)
+        with pytest.raises(UserError) as caught:
+            check_rank_weights(runstream, 0)
+        assert caught.value.found.endswith("holds the weights of ranks 4")
+        assert caught.value.expected == "ranks 2"
+        check_rank_weights(runstream, 1)
+
+    def test_other_checkpoint(self, path: Path) -> None:
+        fake.write_rank(path, 0, num_ranks=2, digest="b2" * 32)
+        with pytest.raises(UserError) as caught:
+            check_rank_weights(open_runstream(path), 0)
+        assert caught.value.found.endswith(f"holds the weights of checkpoint {'b2' * 32}")
+        assert caught.value.expected == f"checkpoint {fake.DIGEST}"
+
+    @pytest.mark.parametrize("key", ["rank", "ranks", "checkpoint"])
+    def test_weights_that_do_not_say_whose_they_are(self, path: Path, key: str) -> None:
+        metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
+        del metadata[key]
+        fake.write_safetensors(path / WEIGHTS_0, fake.rank_tensors(0), metadata)
+        manifest = fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
+        assert manifest.tensor_parallel == 2
+        with pytest.raises(UserError, match=f"holds the weights of {key} None"):
+            check_rank_weights(open_runstream(path), 0)
+
+    def test_missing_tensor(self, path: Path) -> None:
+        tensors = fake.rank_tensors(0)
+        del tensors["model.head.scale"]
+        metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
+        fake.write_safetensors(path / WEIGHTS_0, tensors, metadata)
+        fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
+        with pytest.raises(UserError) as caught:
+            check_rank_weights(open_runstream(path), 0)
+        assert caught.value.found == f"{path / WEIGHTS_0} lacks model.head.scale"
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The features of this machine's CPU; a test may change them."""
+    features = {"sse4_2", "avx2", "fma"}
+    monkeypatch.setattr(subject, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr(subject, "cpu_model", lambda: "Test CPU 3000")
+    return features
+
+
+LIBRARIES = (
+    fake.library("x86-64-v3", ["avx2", "fma"]),
+    fake.library("x86-64-v2", ["sse4_2"]),
+    fake.library("znver4", ["avx2", "fma", "avx512f", "avx512_vnni"]),
+)
+
+
+class TestLibrary:
+    @pytest.mark.parametrize(
+        ("features", "chosen"),
+        [
+            ({"sse4_2"}, "x86-64-v2"),
+            ({"sse4_2", "avx2"}, "x86-64-v2"),
+            ({"sse4_2", "avx2", "fma"}, "x86-64-v3"),
+            ({"sse4_2", "avx2", "fma", "avx512f"}, "x86-64-v3"),
+            ({"sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "amx_tile"}, "znver4"),
+        ],
+    )
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_most_capable(self, tmp_path: Path, cpu: set[str], features: set[str], chosen: str, order: int) -> None:
+        cpu.clear()
+        cpu.update(features)
+        fake.build(tmp_path, libraries=LIBRARIES[::order])
+        assert choose_library(open_runstream(tmp_path)).mcpu == chosen
+
+    def test_features_missing(self, tmp_path: Path, cpu: set[str]) -> None:
+        fake.build(tmp_path, libraries=(LIBRARIES[2], fake.library("tigerlake", ["avx2", "gfni"])))
+        with pytest.raises(UserError) as caught:
+            choose_library(open_runstream(tmp_path))
+        found = caught.value.found
+        assert "Test CPU 3000" in found
+        assert "znver4 needs avx512_vnni, avx512f" in found and "tigerlake needs gfni" in found
+        assert "avx2" not in found and "fma" not in found  # this CPU has those
+        assert "backend.target.mcpu" in caught.value.fix
+
+    def test_other_architecture(self, tmp_path: Path, cpu: set[str]) -> None:
+        arm = fake.library("neoverse-n1", [], machine="sparc64")
+        fake.build(tmp_path, libraries=(arm,))
+        with pytest.raises(UserError, match="neoverse-n1 needs sparc64"):
+            choose_library(open_runstream(tmp_path))
+
+    def test_other_architecture_beside_ours(self, tmp_path: Path, cpu: set[str]) -> None:
+        foreign = fake.library("ultra", ["avx2", "fma", "sse4_2"], machine="sparc64")
+        fake.build(tmp_path, libraries=(foreign, LIBRARIES[1]))
+        chosen = choose_library(open_runstream(tmp_path))
+        assert (chosen.mcpu, chosen.machine) == ("x86-64-v2", platform.machine())
+
+
+class TestToolchain:
+    def test_other_version(self, tmp_path: Path) -> None:
+        fake.build(tmp_path, toolchain={"apache-tvm-ffi": "0.1.99", "torch": "2.13.0"})
+        with pytest.raises(UserError) as caught:
+            check_toolchain(open_runstream(tmp_path))
+        installed = fake.make_manifest().toolchain["apache-tvm-ffi"]
+        assert "apache-tvm-ffi 0.1.99" in caught.value.found and installed in caught.value.found
+        assert "pip install apache-tvm-ffi==0.1.99" in caught.value.fix
+
+    def test_other_packages_may_differ(self, tmp_path: Path) -> None:
+        toolchain = fake.make_manifest().toolchain | {"torch": "1.0", "vamc": "0.0.1"}
+        fake.build(tmp_path, toolchain=toolchain)
+        check_toolchain(open_runstream(tmp_path))
