@@ -15,6 +15,8 @@ from pathlib import Path
 from vamc_runtime import manifest
 from vamc_runtime.errors import UserError
 
+MAX_PID_DIGITS = 10
+
 
 def _is_running(pid: int) -> bool:
     try:
@@ -27,11 +29,22 @@ def _is_running(pid: int) -> bool:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Remove what builds of this runstream left that were killed."""
-    for leftover in place.parent.glob(f".{place.name}.*-*"):
-        kind, _, pid = leftover.name.removeprefix(f".{place.name}.").rpartition("-")
-        if kind in ("building", "replaced") and pid.isdigit() and not _is_running(int(pid)):
+    """Tidy up after builds of this runstream that were killed: what they replaced comes back, the rest goes."""
+    prefix = f".{place.name}."
+    for leftover in place.parent.iterdir():
+        kind, _, pid = leftover.name.removeprefix(prefix).rpartition("-")
+        if not leftover.name.startswith(prefix) or kind not in ("building", "replaced") or not _is_pid(pid):
+            continue
+        if _is_running(int(pid)):
+            continue
+        if kind == "replaced" and not place.exists():
+            leftover.rename(place)  # killed between the two renames
+        else:
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_pid(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < MAX_PID_DIGITS
 
 
 def check_place(place: Path) -> None:

@@ -157,3 +157,26 @@ def test_own_leftover_with_the_same_pid(tmp_path: Path) -> None:
     publish(tmp_path / "demo", "new")
     assert not (tmp_path / "demo" / "old.so").exists()
     assert list(tmp_path.iterdir()) == [tmp_path / "demo"]
+
+
+def test_runstream_of_a_build_killed_between_two_renames_comes_back(tmp_path, monkeypatch):
+    """What it had moved aside is put back before the next build begins, and survives that build's failure."""
+    monkeypatch.setattr("vamc_compiler.publish._is_running", lambda pid: False)
+    place = tmp_path / "name"
+    aside = tmp_path / ".name.replaced-4242"
+    aside.mkdir()
+    (aside / "manifest.json").write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), staging(place):
+        raise RuntimeError("stop")
+    assert (place / "manifest.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["name"]
+
+
+def test_leftovers_are_found_whatever_the_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("vamc_compiler.publish._is_running", lambda pid: False)
+    place = tmp_path / "odd[name]*"
+    for name in (".odd[name]*.building-17", f".odd[name]*.building-{'9' * 40}"):
+        (tmp_path / name).mkdir()
+    with staging(place) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".odd[name]*.building-{'9' * 40}", "odd[name]*"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import host_target, resolve_targets
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
 TARGETS = ("host", "x86-64-v3")
 
 # Input shapes and types (a string is a symbolic size), and what puts the kernel into the module.
@@ -48,14 +49,18 @@ def to_device(array: Array) -> Any:
     return tvm.runtime.tensor(np.ascontiguousarray(array))
 
 
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let compiled code use `count` threads; TVM pins the calling one, so its cores are given back at the end."""
-    cores = sorted(os.sched_getaffinity(0))
-    configure = tvm.get_global_func("runtime.config_threadpool")
-    configure(-2, count, [str(core) for core in cores[:count]])
-    try:
-        yield
-    finally:
-        configure(-2, 1, [str(cores[0])])
-        os.sched_setaffinity(0, cores)
+def with_threads(count: int, function: Callable[[], Result]) -> Result:
+    """Call `function` where compiled code runs on `count` threads.
+
+    TVM's pool belongs to the calling thread, never grows, and pins that thread to a core: a new thread for each call
+    leaves this one as it is.
+    """
+
+    def call() -> Result:
+        cores = [str(core) for core in sorted(os.sched_getaffinity(0))[:count]]
+        tvm.get_global_func("runtime.config_threadpool")(-2, count, cores)
+        assert tvm.get_global_func("runtime.NumThreads")() == count
+        return function()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()

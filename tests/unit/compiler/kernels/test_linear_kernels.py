@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled_kernels import TARGETS, Array, compile_kernels, threads, to_device
+from compiled_kernels import TARGETS, Array, compile_kernels, to_device, with_threads
 
 from vamc_compiler.kernels.linear_panel import LANES, ROW_TILE
 from vamc_compiler.kernels.table import KernelTable
@@ -161,14 +161,16 @@ def test_two_threads_equal_one(machine: Any) -> None:
     weight, (quantized, scale) = random_half(rng, o, i), random_int8(rng, o, i)
     for n in (1, 7, 8, 33):
         x = rng.standard_normal((n, i)).astype(np.float32)
-        with threads(1):
-            single = run(machine, x, weight), run(machine, x, quantized, scale)
+
+        def both(x: Array = x) -> tuple[Array, Array]:
+            return run(machine, x, weight), run(machine, x, quantized, scale)
+
+        single = with_threads(1, both)
         assert_close(single[0], x, weight)
         assert_close(single[1], x, quantized, scale)
-        with threads(2):
-            for _ in range(20):
-                np.testing.assert_array_equal(run(machine, x, weight), single[0])
-                np.testing.assert_array_equal(run(machine, x, quantized, scale), single[1])
+        for pair in with_threads(2, lambda both=both: [both() for _ in range(50)]):  # type: ignore[misc]
+            np.testing.assert_array_equal(pair[0], single[0])
+            np.testing.assert_array_equal(pair[1], single[1])
 
 
 def test_a_kernel_for_an_unknown_target_is_missing() -> None:

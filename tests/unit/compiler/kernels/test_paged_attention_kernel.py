@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attention_reference import Array, AttentionStep, attend, random_step
-from compiled_kernels import TARGETS, compile_kernels, threads, to_device
+from compiled_kernels import TARGETS, compile_kernels, to_device, with_threads
 
 from vamc_compiler.kernels.paged_attention import PAGED_ATTENTION
 
@@ -128,11 +128,8 @@ def test_keys_and_values_are_rounded_to_the_nearest_half(machine: Any) -> None:
 def test_two_threads_equal_one(machine: Any, name: str) -> None:
     heads, kv_heads, head_dim, _ = SHAPES[name]
     step = random_step(np.random.default_rng(4), heads, kv_heads, head_dim, PAGE_TOKENS, [(0, 40), (30, 1), (9, 25)])
-    with threads(1):
-        attended, kv_cache = run(machine, name, step)
+    attended, kv_cache = with_threads(1, lambda: run(machine, name, step))
     np.testing.assert_allclose(attended, attend(step, scale_of(name), slopes_of(name))[0], rtol=3e-5, atol=3e-6)
-    with threads(2):
-        for _ in range(20):
-            again, cache_again = run(machine, name, step)
-            np.testing.assert_array_equal(again, attended)
-            np.testing.assert_array_equal(cache_again, kv_cache)
+    for again, cache_again in with_threads(2, lambda: [run(machine, name, step) for _ in range(20)]):
+        np.testing.assert_array_equal(again, attended)
+        np.testing.assert_array_equal(cache_again, kv_cache)

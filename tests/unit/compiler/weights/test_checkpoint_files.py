@@ -103,8 +103,9 @@ def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
     assert set(open_checkpoint(tmp_path).tensors) == {"a"}
 
 
-def test_views_and_shared_storages(tmp_path: Path) -> None:
-    base = torch.arange(60, dtype=torch.float32).reshape(10, 6)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_views_and_shared_storages(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = torch.arange(60).to(dtype).reshape(10, 6)
     state = {
         "first": base[:2],
         "middle": base[3:7],
@@ -117,7 +118,7 @@ def test_views_and_shared_storages(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     assert_holds(checkpoint, state)
     assert checkpoint.tensors["tied"] == checkpoint.tensors["again"]
-    assert checkpoint.tensors["middle"].offset == checkpoint.tensors["tied"].offset + 3 * 6 * 4
+    assert checkpoint.tensors["middle"].offset == checkpoint.tensors["tied"].offset + 3 * 6 * dtype.itemsize
 
 
 def test_parameters_of_a_module(tmp_path: Path) -> None:

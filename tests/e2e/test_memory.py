@@ -1,0 +1,76 @@
+"""The memory rule: a build never holds the model, whatever its size."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from e2e_tools import REPOSITORY, VAMC, run_process
+from synthetic import write_llama
+
+GIB = 1 << 30
+CHECKPOINT_BYTES = 2 * GIB
+ALLOWED_BYTES = int(1.5 * GIB)
+
+
+class PeakMemory(threading.Thread):
+    """Watches a process and its children, and keeps the largest resident size of any one of them."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self.peak_bytes = 0
+
+    def run(self) -> None:
+        while self._process.is_running():
+            try:
+                family = [self._process, *self._process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            for member in family:
+                try:
+                    self.peak_bytes = max(self.peak_bytes, member.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    continue
+            time.sleep(0.01)
+
+
+def idle_bytes() -> int:
+    """Resident size of a process that has loaded the compiler and done nothing."""
+    script = "import vamc_compiler.compile, psutil; print(psutil.Process().memory_info().rss)"
+    return int(run_process(sys.executable, "-W", "ignore", "-c", script).output)
+
+
+@pytest.fixture
+def large_checkpoint(tmp_path: Path):
+    path = tmp_path / "checkpoint"
+    size = write_llama(path, hidden=2048, intermediate=5632, heads=16, layers=20, vocab=32000)
+    assert size >= CHECKPOINT_BYTES
+    yield path
+    shutil.rmtree(tmp_path)
+
+
+def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
+    config = REPOSITORY / "build_in" / "build" / "hf_llama_int8.yaml"
+    settings = [
+        f"frontend.checkpoint={large_checkpoint}",
+        f"workspace.path={tmp_path / 'w'}",
+        "workspace.workers=2",
+        "name=large",
+    ]
+    command = [VAMC, "compile", config, *(part for setting in settings for part in ("--set", setting))]
+    build = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True)
+    watch = PeakMemory(psutil.Process(build.pid))
+    watch.start()
+    errors = build.communicate(timeout=400)[1]
+    watch.join()
+    assert build.returncode == 0, errors
+    over = watch.peak_bytes - idle_bytes()
+    print(f"peak {watch.peak_bytes / GIB:.2f} GiB, {over / GIB:.2f} GiB over the idle process")
+    assert over <= ALLOWED_BYTES
