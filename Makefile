@@ -7,6 +7,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= build_in/build/hf_baichuan_int8.yaml
+TORCH_INDEX ?=
 PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
@@ -16,11 +17,12 @@ SETUP := $(VENV)/.installed
 
 setup: $(SETUP)
 
-# torch comes first and alone: an open version range would pull gigabytes of CUDA packages.
+# torch comes first and alone: a range of versions could pull a newer one with gigabytes of CUDA packages. Where the
+# package index serves CUDA builds of this version too, TORCH_INDEX names an index of CPU builds.
 $(SETUP): pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else f"vamc needs Python 3.10 to 3.12; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX:%=--index-url %) torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[compiler,mpi,dev]'
 	touch $@
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from vamc_runtime.cpu import available_cores, cpu_model
+from vamc_runtime.machine import available_cores, cpu_model
 from vamc_runtime.manifest import read_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -8,27 +8,14 @@ prefill, decode and mixed batches are the same function.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
 
+from .attention import Attention, StepInputs
 from .parallel_layers import Embedding, Head, ParallelLinear, RMSNorm, shard_evenly, sum_over_ranks
-
-
-class StepInputs(NamedTuple):
-    """What every attention layer needs to know of the step."""
-
-    position_ids: torch.Tensor
-    """int32 [n], each token's position in its sequence."""
-    seq_ids: torch.Tensor
-    """int32 [n], each token's row of the page table."""
-    page_table: torch.Tensor
-    """int32 [b, p], the cache pages of each sequence in order of position."""
-    rotary: tuple[torch.Tensor, torch.Tensor] | None
-    """Cosine and sine float32 [n, 1, head_dim]; None for ALiBi models."""
 
 
 class MLP(nn.Module):
@@ -52,7 +39,7 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on the normalised stream and added to it."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
+    def __init__(self, config: ModelConfig, attention: type[Attention]) -> None:
         super().__init__()
         self.self_attn = attention(config)
         self.mlp = MLP(config)
@@ -69,7 +56,7 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Embedding, layers and final norm: the checkpoint's `model.*`."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module], rotary: nn.Module | None) -> None:
+    def __init__(self, config: ModelConfig, attention: type[Attention], rotary: nn.Module | None) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_hidden_layers))
@@ -97,7 +84,7 @@ class Decoder(nn.Module):
 class CausalLM(nn.Module):
     """One rank of a causal language model: subclasses name their attention, rotary embedding and head."""
 
-    attention: type[nn.Module]
+    attention: type[Attention]
     rotary: type[nn.Module] | None = None
 
     def __init__(self, config: ModelConfig) -> None:

@@ -19,13 +19,12 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
-from vamc_compiler.ops import paged_attention
 
-from .decoder import CausalLM, StepInputs
-from .parallel_layers import AttentionShards, Head, NormHead, ParallelLinear, add_constant, sum_over_ranks
+from .attention import PackedAttention
+from .decoder import CausalLM
+from .parallel_layers import Head, NormHead, add_constant
 
 BAICHUAN1_VOCAB_SIZE = 64000
 
@@ -43,38 +42,20 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes
 
 
-class BaichuanAttention(nn.Module):
+class BaichuanAttention(PackedAttention):
     """ALiBi attention with q, k and v in one projection."""
 
     slopes: torch.Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        heads, self.head_dim, self.rank_num = config.num_attention_heads, config.head_dim, config.rank_num
-        shards = AttentionShards(heads, heads, self.head_dim, config.rank_index, config.rank_num)
-        self.num_heads = self.num_kv_heads = shards.layout.num_query_slots
-        self.W_pack = ParallelLinear(config.hidden_size, 3 * heads * self.head_dim, shards.packed_qkv)
-        self.o_proj = ParallelLinear(heads * self.head_dim, config.hidden_size, shards.output)
-        every = alibi_slopes(heads)
-        mine = [0.0 if head is None else every[head] for head in shards.query_heads]
+        super().__init__(config)
+        every = alibi_slopes(config.num_attention_heads)
+        mine = [0.0 if head is None else every[head] for head in self.shards.query_heads]
         add_constant(self, "slopes", np.array(mine, np.float32))
 
-    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages."""
-        query, key, value = self.W_pack(x).reshape(-1, 3, self.num_heads, self.head_dim).unbind(1)
-        attended, kv_cache = paged_attention(
-            query,
-            key,
-            value,
-            kv_cache,
-            step.position_ids,
-            step.seq_ids,
-            step.page_table,
-            scale=self.head_dim**-0.5,
-            slopes=self.slopes,
-        )
-        attended = attended.reshape(-1, self.num_heads * self.head_dim)
-        return sum_over_ranks(self.o_proj(attended), self.rank_num), kv_cache
+    def alibi_slopes(self) -> torch.Tensor:
+        """Slope float32 [h] of this rank's heads."""
+        return self.slopes
 
 
 def make_baichuan_head(config: ModelConfig) -> Head:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, StepArguments
 from vamc_runtime.kv_pages import PageAllocator
+from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.runstream import open_runstream
@@ -108,8 +109,8 @@ class LLM:
 
     def _default_tokens(self) -> int:
         layout, limit = self.manifest.kv_cache, self.manifest.limits.max_context_tokens
-        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        affordable = free_bytes // (layout.page_bytes * self.manifest.tensor_parallel) * layout.page_tokens
+        all_ranks_page_bytes = layout.page_bytes * self.manifest.tensor_parallel
+        affordable = available_memory_bytes() // 2 // all_ranks_page_bytes * layout.page_tokens
         return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
 
     def __enter__(self) -> LLM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -139,3 +140,11 @@ def _load_vm(runstream: Runstream) -> Any:
 def _configure_threads(cores: Sequence[int]) -> None:
     configure = tvm_ffi().get_global_func("runtime.config_threadpool")
     configure(_ONE_THREAD_PER_CORE, len(cores), [str(core) for core in cores])
+    num_threads = tvm_ffi().get_global_func("runtime.NumThreads")()
+    if num_threads < len(cores):
+        # The pool belongs to the calling thread and never grows (apache-tvm 0.27).
+        warnings.warn(
+            f"compiled code runs on {num_threads} of {len(cores)} cores: this thread ran some on fewer cores before; "
+            "open the runstream in another thread or process to use all",
+            stacklevel=2,
+        )

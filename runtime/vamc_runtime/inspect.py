@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vamc_runtime.cpu import cpu_model
 from vamc_runtime.errors import UserError
+from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
 

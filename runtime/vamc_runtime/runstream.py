@@ -8,8 +8,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from vamc_runtime.cpu import cpu_features, cpu_model
 from vamc_runtime.errors import UserError
+from vamc_runtime.machine import cpu_features, cpu_model
 from vamc_runtime.manifest import Library, Manifest, read_manifest
 from vamc_runtime.safetensors_file import SafetensorsHeader, read_header
 

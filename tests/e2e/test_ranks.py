@@ -14,7 +14,7 @@ import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
 
 from vamc_runtime import LLM, SamplingParams
-from vamc_runtime.cpu import available_cores
+from vamc_runtime.machine import available_cores
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 MODEL = ("baichuan2-13b-mini", "int8")

@@ -189,7 +189,7 @@ def test_several_cpu_levels_in_one_runstream(vamc, tmp_path, demo_runstream, mon
     settings = [f"workspace.path={tmp_path}", "name=two", "backend.target={mcpu: [x86-64-v4, x86-64-v3]}"]
     built = vamc("compile", config, *(part for setting in settings for part in ("--set", setting)))
     assert built.status == 0, built.errors
-    from vamc_runtime.cpu import cpu_features
+    from vamc_runtime.machine import cpu_features
 
     older = frozenset(name for name in cpu_features() if not name.startswith("avx512"))
     texts = []

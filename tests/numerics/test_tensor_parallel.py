@@ -63,10 +63,14 @@ def test_swapped_shards_are_refused(compile_demo, tmp_path):
     [
         (
             "slopes not cut to the rank's heads",
-            "for head in shards.query_heads]",
-            "for head in range(len(shards.query_heads))]",
+            "for head in self.shards.query_heads]",
+            "for head in range(len(self.shards.query_heads))]",
         ),
-        ("slopes of the padded head count", "every = alibi_slopes(heads)", "every = alibi_slopes(8)"),
+        (
+            "slopes of the padded head count",
+            "every = alibi_slopes(config.num_attention_heads)",
+            "every = alibi_slopes(8)",
+        ),
     ],
 )
 def test_wrong_slopes_fail_the_comparison(name, right, wrong, compile_demo, held_out, tmp_path):

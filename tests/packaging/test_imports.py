@@ -19,7 +19,7 @@ RUNTIME_MAY_IMPORT = {"numpy", "tvm_ffi", "tokenizers", "sentencepiece", "jinja2
 # Only inside functions: installed with an extra.
 RUNTIME_MAY_IMPORT_LATE = {"mpi4py": "ranks/", "vamc_compiler": "cli.py"}
 # What the compiler shares with the runtime: the manifest that both read, errors, and names of CPU features.
-COMPILER_MAY_IMPORT = {"vamc_runtime.manifest", "vamc_runtime.errors", "vamc_runtime.cpu"}
+COMPILER_MAY_IMPORT = {"vamc_runtime.manifest", "vamc_runtime.errors", "vamc_runtime.machine"}
 
 
 @dataclass(frozen=True)

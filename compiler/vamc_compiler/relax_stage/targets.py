@@ -10,8 +10,8 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from vamc_runtime.cpu import cpu_features
 from vamc_runtime.errors import UserError, nearest_name
+from vamc_runtime.machine import cpu_features
 
 # LLVM's feature names (left) and those of /proc/cpuinfo (right), for the features that code generation may use.
 _FEATURES = {

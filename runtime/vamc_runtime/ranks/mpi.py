@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vamc_runtime.cpu import available_cores
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
+from vamc_runtime.machine import available_cores
 from vamc_runtime.ranks.place import share_of_cores
 
 _STEP_TAG = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from vamc_runtime.cpu import available_cores
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, RankExecutor, RankPlace
+from vamc_runtime.machine import available_cores
 from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.runstream import Runstream, check_hashes, check_rank_weights, check_toolchain
 

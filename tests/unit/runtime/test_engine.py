@@ -412,7 +412,7 @@ class TestOpening:
     def test_the_default_cache_holds_a_full_context(self, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with LLM(plain) as llm:
             assert llm._allocator.num_pages == 8 * CONTEXT // PAGE
-        monkeypatch.setattr("os.sysconf", lambda name: 1)  # no memory to speak of
+        monkeypatch.setattr(engine, "available_memory_bytes", lambda: 1)
         with LLM(plain) as llm:
             assert llm._allocator.num_pages == CONTEXT // PAGE
 

@@ -8,8 +8,8 @@ import pytest
 
 from vamc_compiler.relax_stage import targets as targets_module
 from vamc_compiler.relax_stage.targets import host_target, resolve_targets, runtime_library
-from vamc_runtime.cpu import cpu_features
 from vamc_runtime.errors import UserError
+from vamc_runtime.machine import cpu_features
 
 V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "popcnt", "sse4_2"])
 
