@@ -17,6 +17,7 @@ from typing import Any
 from tvm import relax
 from tvm.script import tirx as T
 
+from vamc_compiler.kernels.work import SERIAL_WORK
 from vamc_compiler.packing import PanelPacking
 
 LANES = 16
@@ -69,12 +70,20 @@ def _linear(inputs: int, outputs: int, weight_dtype: str, scaled: bool) -> Any:
                         y[first_row + row, panel * LANES + lane] = sums[row * LANES + lane]
 
     @T.macro
+    def one_panel(n, x, weight, scale, y, panel):
+        for tile in T.serial(n // ROW_TILE):
+            rows(x, weight, scale, y, panel, tile * ROW_TILE, ROW_TILE)
+        for row in T.serial(n % ROW_TILE):
+            rows(x, weight, scale, y, panel, n // ROW_TILE * ROW_TILE + row, 1)
+
+    @T.macro
     def all_rows(n, x, weight, scale, y):
-        for panel in T.parallel(panels):
-            for tile in T.serial(n // ROW_TILE):
-                rows(x, weight, scale, y, panel, tile * ROW_TILE, ROW_TILE)
-            for row in T.serial(n % ROW_TILE):
-                rows(x, weight, scale, y, panel, n // ROW_TILE * ROW_TILE + row, 1)
+        if n * (inputs * outputs) <= SERIAL_WORK:
+            for panel in T.serial(panels):
+                one_panel(n, x, weight, scale, y, panel)
+        else:
+            for panel in T.parallel(panels):
+                one_panel(n, x, weight, scale, y, panel)
 
     if scaled:
 

@@ -15,6 +15,8 @@ from typing import Any
 from tvm import relax
 from tvm.script import tirx as T
 
+from vamc_compiler.kernels.work import SERIAL_WORK
+
 SMALLEST = -3.0e38
 
 
@@ -31,77 +33,92 @@ def _paged_attention(heads: int, kv_heads: int, head_dim: int, page_tokens: int,
     float_lanes, half_lanes = f"float32x{lanes}", f"float16x{lanes}"
 
     @T.macro
-    def body(n, query, key, value, kv_cache, position, row, table, slopes, output):
-        for pair in T.parallel(n * kv_heads):
+    def append(key, value, kv_cache, position, row, table, pair):
+        for vector in T.unroll(vectors):
+            kv_cache[
+                T.cast(table[row[pair // kv_heads], position[pair // kv_heads] // page_tokens], "int64"),
+                0,
+                pair % kv_heads,
+                position[pair // kv_heads] % page_tokens,
+                T.ramp(vector * lanes, 1, lanes),
+            ] = T.cast(key[pair // kv_heads, pair % kv_heads, T.ramp(vector * lanes, 1, lanes)], half_lanes)
+            kv_cache[
+                T.cast(table[row[pair // kv_heads], position[pair // kv_heads] // page_tokens], "int64"),
+                1,
+                pair % kv_heads,
+                position[pair // kv_heads] % page_tokens,
+                T.ramp(vector * lanes, 1, lanes),
+            ] = T.cast(value[pair // kv_heads, pair % kv_heads, T.ramp(vector * lanes, 1, lanes)], half_lanes)
+
+    @T.macro
+    def attend(query, kv_cache, position, row, table, slopes, output, pair):
+        products = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
+        score = T.sblock_alloc_buffer((1,), "float32", scope="local")
+        largest = T.sblock_alloc_buffer((2,), "float32", scope="local")
+        total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+        factor = T.sblock_alloc_buffer((2,), "float32", scope="local")
+        sums = T.sblock_alloc_buffer((head_dim,), "float32", scope="local")
+        largest[0] = T.float32(SMALLEST)
+        total[0] = T.float32(0)
+        for vector in T.unroll(vectors):
+            sums[T.ramp(vector * lanes, 1, lanes)] = T.broadcast(T.float32(0), lanes)
+        for j in T.serial(position[pair // heads] + 1):
+            products[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
             for vector in T.unroll(vectors):
-                kv_cache[
-                    T.cast(table[row[pair // kv_heads], position[pair // kv_heads] // page_tokens], "int64"),
-                    0,
-                    pair % kv_heads,
-                    position[pair // kv_heads] % page_tokens,
-                    T.ramp(vector * lanes, 1, lanes),
-                ] = T.cast(key[pair // kv_heads, pair % kv_heads, T.ramp(vector * lanes, 1, lanes)], half_lanes)
-                kv_cache[
-                    T.cast(table[row[pair // kv_heads], position[pair // kv_heads] // page_tokens], "int64"),
-                    1,
-                    pair % kv_heads,
-                    position[pair // kv_heads] % page_tokens,
-                    T.ramp(vector * lanes, 1, lanes),
-                ] = T.cast(value[pair // kv_heads, pair % kv_heads, T.ramp(vector * lanes, 1, lanes)], half_lanes)
-        for pair in T.parallel(n * heads):
-            products = T.sblock_alloc_buffer((lanes,), "float32", scope="local")
-            score = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            largest = T.sblock_alloc_buffer((2,), "float32", scope="local")
-            total = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            factor = T.sblock_alloc_buffer((2,), "float32", scope="local")
-            sums = T.sblock_alloc_buffer((head_dim,), "float32", scope="local")
-            largest[0] = T.float32(SMALLEST)
-            total[0] = T.float32(0)
+                products[T.ramp(0, 1, lanes)] = products[T.ramp(0, 1, lanes)] + query[
+                    pair // heads, pair % heads, T.ramp(vector * lanes, 1, lanes)
+                ] * T.cast(
+                    kv_cache[
+                        T.cast(table[row[pair // heads], j // page_tokens], "int64"),
+                        0,
+                        pair % heads // group,
+                        j % page_tokens,
+                        T.ramp(vector * lanes, 1, lanes),
+                    ],
+                    float_lanes,
+                )
+            score[0] = T.float32(0)
+            for lane in T.unroll(lanes):
+                score[0] = score[0] + products[lane]
+            score[0] = score[0] * T.float32(scale)
+            if alibi:
+                score[0] = score[0] + slopes[pair % heads] * T.cast(j, "float32")
+            largest[1] = T.max(largest[0], score[0])
+            factor[0] = T.exp(largest[0] - largest[1])
+            factor[1] = T.exp(score[0] - largest[1])
+            largest[0] = largest[1]
+            total[0] = total[0] * factor[0] + factor[1]
             for vector in T.unroll(vectors):
-                sums[T.ramp(vector * lanes, 1, lanes)] = T.broadcast(T.float32(0), lanes)
-            for j in T.serial(position[pair // heads] + 1):
-                products[T.ramp(0, 1, lanes)] = T.broadcast(T.float32(0), lanes)
-                for vector in T.unroll(vectors):
-                    products[T.ramp(0, 1, lanes)] = products[T.ramp(0, 1, lanes)] + query[
-                        pair // heads, pair % heads, T.ramp(vector * lanes, 1, lanes)
-                    ] * T.cast(
-                        kv_cache[
-                            T.cast(table[row[pair // heads], j // page_tokens], "int64"),
-                            0,
-                            pair % heads // group,
-                            j % page_tokens,
-                            T.ramp(vector * lanes, 1, lanes),
-                        ],
-                        float_lanes,
-                    )
-                score[0] = T.float32(0)
-                for lane in T.unroll(lanes):
-                    score[0] = score[0] + products[lane]
-                score[0] = score[0] * T.float32(scale)
-                if alibi:
-                    score[0] = score[0] + slopes[pair % heads] * T.cast(j, "float32")
-                largest[1] = T.max(largest[0], score[0])
-                factor[0] = T.exp(largest[0] - largest[1])
-                factor[1] = T.exp(score[0] - largest[1])
-                largest[0] = largest[1]
-                total[0] = total[0] * factor[0] + factor[1]
-                for vector in T.unroll(vectors):
-                    sums[T.ramp(vector * lanes, 1, lanes)] = sums[T.ramp(vector * lanes, 1, lanes)] * T.broadcast(
-                        factor[0], lanes
-                    ) + T.broadcast(factor[1], lanes) * T.cast(
-                        kv_cache[
-                            T.cast(table[row[pair // heads], j // page_tokens], "int64"),
-                            1,
-                            pair % heads // group,
-                            j % page_tokens,
-                            T.ramp(vector * lanes, 1, lanes),
-                        ],
-                        float_lanes,
-                    )
-            for vector in T.unroll(vectors):
-                output[pair // heads, pair % heads, T.ramp(vector * lanes, 1, lanes)] = sums[
-                    T.ramp(vector * lanes, 1, lanes)
-                ] / T.broadcast(total[0], lanes)
+                sums[T.ramp(vector * lanes, 1, lanes)] = sums[T.ramp(vector * lanes, 1, lanes)] * T.broadcast(
+                    factor[0], lanes
+                ) + T.broadcast(factor[1], lanes) * T.cast(
+                    kv_cache[
+                        T.cast(table[row[pair // heads], j // page_tokens], "int64"),
+                        1,
+                        pair % heads // group,
+                        j % page_tokens,
+                        T.ramp(vector * lanes, 1, lanes),
+                    ],
+                    float_lanes,
+                )
+        for vector in T.unroll(vectors):
+            output[pair // heads, pair % heads, T.ramp(vector * lanes, 1, lanes)] = sums[
+                T.ramp(vector * lanes, 1, lanes)
+            ] / T.broadcast(total[0], lanes)
+
+    @T.macro
+    def body(n, width, query, key, value, kv_cache, position, row, table, slopes, output):
+        # The longest context of the step is at most the table's width: a bound that needs no look at positions.
+        if n * width * (page_tokens * heads * head_dim) <= SERIAL_WORK:
+            for pair in T.serial(n * kv_heads):
+                append(key, value, kv_cache, position, row, table, pair)
+            for pair in T.serial(n * heads):
+                attend(query, kv_cache, position, row, table, slopes, output, pair)
+        else:
+            for pair in T.parallel(n * kv_heads):
+                append(key, value, kv_cache, position, row, table, pair)
+            for pair in T.parallel(n * heads):
+                attend(query, kv_cache, position, row, table, slopes, output, pair)
 
     @T.macro
     def matched(
@@ -122,9 +139,9 @@ def _paged_attention(heads: int, kv_heads: int, head_dim: int, page_tokens: int,
         output = T.match_buffer(output_handle, (n, heads, head_dim), "float32")
         if alibi:
             slopes = T.match_buffer(slopes_handle, (heads,), "float32")
-            body(n, query, key, value, kv_cache, position, row, table, slopes, output)
+            body(n, width, query, key, value, kv_cache, position, row, table, slopes, output)
         else:
-            body(n, query, key, value, kv_cache, position, row, table, query, output)
+            body(n, width, query, key, value, kv_cache, position, row, table, query, output)
 
     if alibi:
 
