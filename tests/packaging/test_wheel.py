@@ -50,13 +50,14 @@ def exact_version(requirement: Requirement) -> str | None:
     return specifiers[0].version if len(specifiers) == 1 and specifiers[0].operator == "==" else None
 
 
-def python_files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder.parent)) for path in folder.rglob("*.py")}
+def package_files(folder: Path) -> set[str]:
+    """Every module, and the mark that the package has types."""
+    return {str(path.relative_to(folder.parent)) for path in (*folder.rglob("*.py"), folder / "py.typed")}
 
 
 @pytest.mark.parametrize("package", ["compiler/vamc_compiler", "runtime/vamc_runtime"])
 def test_every_module_of_a_package_is_in(names: list[str], package: str) -> None:
-    expected = python_files(REPOSITORY / package)
+    expected = package_files(REPOSITORY / package)
     assert len(expected) > 10
     assert {name for name in names if name.startswith(f"{Path(package).name}/")} == expected
 
