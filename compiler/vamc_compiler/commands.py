@@ -88,20 +88,20 @@ def check(options: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=1, ensure_ascii=False))
         return 0
-    _print_settings(config)
+    _print_settings(config, options.config)
     check_buildable(config)
     Console().print(Text(f"{options.config} is valid", style="green"))
     return 0
 
 
-def _print_settings(config: BuildConfig) -> None:
+def _print_settings(config: BuildConfig, typed_path: Path) -> None:
     console = Console()
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("from", no_wrap=True)
     for key, value in flat_settings(config).items():
-        source = config.setting_sources[key].replace(f"{config.source_path}:", "line ")
+        source = config.setting_sources[key].replace(f"{typed_path}:", "line ")
         style = "dim" if source == "default" else ""
         table.add_row(Text(key, style), Text(_show(value), style), Text(source, "dim"))
     console.print(table)

@@ -19,7 +19,7 @@ from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.libraries import FOLDER as LIBRARIES
 from vamc_compiler.libraries import build_library
 from vamc_compiler.link import find_linker
-from vamc_compiler.model.registry import ModelSource, find_model
+from vamc_compiler.model.registry import ModelSource, find_model, has_own_modeling
 from vamc_compiler.model.source_code import find_source_code
 from vamc_compiler.package import (
     copy_tokenizer,
@@ -132,6 +132,8 @@ def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     )
     for warning in source.warnings:
         reporter.warn(warning)
+    if config.frontend.model_kwargs.model_arch == "vacc" and not has_own_modeling(config.frontend.checkpoint):
+        reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
     longest = source.config.max_position_embeddings

@@ -45,7 +45,8 @@ class TerminalReporter:
     def end(self, stage: str, seconds: float, note: str) -> None:
         """Leave one line for the past stage."""
         self.close()
-        self.console.print(Text.assemble(("✓ ", "green"), f"{stage:<{NAME_WIDTH}}{seconds:7.1f} s   {note}"))
+        line = Text.assemble(("✓ ", "green"), f"{stage:<{NAME_WIDTH}}{seconds:7.1f} s   {note}".rstrip())
+        self.console.print(line, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Leave a warning above the running stage."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
@@ -99,7 +101,7 @@ class RankExecutor:
         if self._collectives is not None:
             ffi.register_global_func("vamc.all_reduce", self._collectives.all_reduce, override=True)
             ffi.register_global_func("vamc.all_gather", self._collectives.all_gather, override=True)
-        module = ffi.load_module(str(self._runstream.path / library.file))
+        module = _load_library(self._runstream, library.file)
         machine = module["vm_load_executable"]()
         machine["vm_initialization"](_CPU_DEVICE, 0, _POOLED_ALLOCATOR)
         weights = dict(map_tensors(header))
@@ -135,6 +137,18 @@ def _load_vm(runstream: Runstream) -> Any:
     if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
         ctypes.CDLL(str(runstream.path / VM_LIBRARY), ctypes.RTLD_GLOBAL)  # libraries look for its symbols
     return ffi
+
+
+def _load_library(runstream: Runstream, file: str) -> Any:
+    """Load compiled code under a path of its own for each content.
+
+    The dynamic loader takes a path that it has loaded before for the same library, even when the file was replaced
+    since (a runstream compiled again under its name, opened again by the same process): the old code would run.
+    """
+    with tempfile.TemporaryDirectory(prefix="vamc-") as folder:
+        link = Path(folder) / f"{runstream.manifest.files[file].sha256}.so"
+        link.symlink_to((runstream.path / file).resolve())
+        return tvm_ffi().load_module(str(link))
 
 
 def _configure_threads(cores: Sequence[int]) -> None:

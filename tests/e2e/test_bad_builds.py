@@ -182,7 +182,13 @@ def test_place_taken_by_something_else(vamc, tmp_path):
 def test_interrupted_build_leaves_nothing(signum, status, vamc, tmp_path):
     workspace = tmp_path / "w"
     command = [VAMC, *map(str, compile_arguments(LLAMA, workspace))]
-    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "100"})
+    build = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background may have inherited an ignored SIGINT; a user's terminal has not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert build.stderr is not None
     for line in build.stderr:
         if " check" in line:  # the next stage, the trace, has begun

@@ -200,3 +200,20 @@ def test_several_cpu_levels_in_one_runstream(vamc, tmp_path, demo_runstream, mon
         assert f"{level} on this machine" in vamc("inspect", tmp_path / "two").output
         texts.append(vamc("run", tmp_path / "two", "--prompt", "The capital of", "--json", *GREEDY).output)
     assert len({json.dumps(json.loads(text)["completions"]) for text in texts}) == 1
+
+
+def test_runstream_compiled_again_runs_its_new_code(tmp_path):
+    """In one process: the dynamic loader must not take the new library for the old one of the same path."""
+    from e2e_tools import REPOSITORY
+
+    from vamc_compiler.compile import CompileRequest, compile_model
+    from vamc_compiler.config import load_config
+
+    outputs = []
+    for dtype in ("fp16", "int8"):
+        config = REPOSITORY / "build_in" / "build" / f"hf_llama_{dtype}.yaml"
+        settings = [f"workspace.path={tmp_path}", "name=same", "frontend.shape.input_ids=[[64], [128]]"]
+        with LLM(compile_model(CompileRequest(config=load_config(config, settings))).path) as llm:
+            outputs.append(llm.logits([1, 5, 6, 7]))
+    difference = abs(outputs[0] - outputs[1]).max()
+    assert 0 < difference < 1

@@ -60,5 +60,5 @@ def record(request: pytest.FixtureRequest) -> Iterator[NumericsRecord]:
     """Collects figures; `pytest tests/numerics --write-numerics` (make numerics) puts them into docs/numerics.md."""
     collected = NumericsRecord()
     yield collected
-    if request.config.getoption("--write-numerics"):
+    if request.config.getoption("--write-numerics") and not request.session.testsfailed:
         collected.write(CHECKPOINTS.parents[1] / "docs" / "numerics.md")

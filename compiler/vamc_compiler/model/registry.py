@@ -14,6 +14,9 @@ from vamc_compiler.model.config import ModelConfig, model_config_from, read_json
 from vamc_compiler.model.source_code import load_module, load_package
 from vamc_runtime.errors import UserError
 
+OWN_CONFIG = "config_vacc.json"
+"""The configuration that goes with a checkpoint's own modeling file."""
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -61,7 +64,7 @@ def _model_type(raw: Mapping[str, Any]) -> str:
 
 def _from_checkpoint_code(checkpoint: Path, source_code: Path) -> ModelSource:
     """The modeling file that the checkpoint carries itself (`config_vacc.json` names it in `auto_map`)."""
-    path = checkpoint / "config_vacc.json"
+    path = checkpoint / OWN_CONFIG
     raw = read_json(path, "the configuration of the checkpoint's own modeling file")
     module, _, class_name = str((raw.get("auto_map") or {}).get("AutoModelForCausalLM", "")).partition(".")
     if not class_name:
@@ -72,6 +75,11 @@ def _from_checkpoint_code(checkpoint: Path, source_code: Path) -> ModelSource:
     label = f"{raw.get('model_type', 'model')} (checkpoint's own {module}.py)"
     directories = (checkpoint, source_code)
     return ModelSource(model_config_from(raw, path), directories, f"{module}.py", class_name, label)
+
+
+def has_own_modeling(checkpoint: Path) -> bool:
+    """Whether the checkpoint brings a modeling file of its own."""
+    return (checkpoint / OWN_CONFIG).is_file()
 
 
 def find_model(checkpoint: Path, source_code: Path, *, trust_checkpoint_code: bool) -> ModelSource:
@@ -92,11 +100,11 @@ def find_model(checkpoint: Path, source_code: Path, *, trust_checkpoint_code: bo
             fix="set frontend.checkpoint (or $VAMC_CHECKPOINT) to where the model lies",
         )
     warnings: tuple[str, ...] = ()
-    if (checkpoint / "config_vacc.json").is_file():
+    if has_own_modeling(checkpoint):
         if trust_checkpoint_code:
             return _from_checkpoint_code(checkpoint, source_code)
         warnings = (
-            f"{checkpoint / 'config_vacc.json'} and its modeling file are ignored: "
+            f"{checkpoint / OWN_CONFIG} and its modeling file are ignored: "
             "running a checkpoint's own code needs --trust-checkpoint-code",
         )
     path = checkpoint / "config.json"
