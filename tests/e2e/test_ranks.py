@@ -49,7 +49,10 @@ def test_without_mpi(vamc, two_ranks, monkeypatch):
     import importlib.util
 
     find_spec = importlib.util.find_spec
-    hidden = lambda name, *rest: None if name == "mpi4py" else find_spec(name, *rest)  # noqa: E731 - one line reads best
+
+    def hidden(name, *rest):
+        return None if name == "mpi4py" else find_spec(name, *rest)
+
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert_user_error(vamc("run", two_ranks, *ARGUMENTS), 'pip install "vamc[mpi]"')
 

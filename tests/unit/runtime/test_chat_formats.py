@@ -168,6 +168,6 @@ def test_baichuan_wants_turns(tmp_path: Path) -> None:
 
 def test_bad_messages() -> None:
     with pytest.raises(UserError, match="'robot'"):
-        Message("robot", "x")  # type: ignore[arg-type]  # what a client may send
+        Message("robot", "x")  # what a client may send
     with pytest.raises(UserError, match="is a list"):
-        Message("user", ["x"])  # type: ignore[arg-type]  # what a client may send
+        Message("user", ["x"])  # what a client may send

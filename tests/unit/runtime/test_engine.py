@@ -213,7 +213,7 @@ class TestStream:
             for _ in range(num_pieces):
                 next(stream)
             assert not num_pieces or not all_free(llm)
-            stream.close()  # type: ignore[attr-defined]  # it is a generator
+            stream.close()  # it is a generator
             assert all_free(llm)
             assert list(llm.generate([[9, 9]], GREEDY)[0].token_ids) == alone([9, 9], 12)
 

@@ -168,7 +168,7 @@ def test_two_threads_equal_one(machine: Any) -> None:
         single = with_threads(1, both)
         assert_close(single[0], x, weight)
         assert_close(single[1], x, quantized, scale)
-        for pair in with_threads(2, lambda both=both: [both() for _ in range(50)]):  # type: ignore[misc]
+        for pair in with_threads(2, lambda both=both: [both() for _ in range(50)]):
             np.testing.assert_array_equal(pair[0], single[0])
             np.testing.assert_array_equal(pair[1], single[1])
 

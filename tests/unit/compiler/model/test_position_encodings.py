@@ -122,7 +122,7 @@ def test_slopes_are_those_of_the_true_heads_on_every_rank(tmp_path: Path, num_he
         for spec in specs:
             assert isinstance(spec.origin, FromValue)
             assert spec.shape == spec.origin.value.shape
-            np.testing.assert_array_equal(spec.origin.value, specs[0].origin.value)  # type: ignore[union-attr]
-        slopes += specs[0].origin.value.tolist()  # type: ignore[union-attr]
+            np.testing.assert_array_equal(spec.origin.value, specs[0].origin.value)
+        slopes += specs[0].origin.value.tolist()
     np.testing.assert_allclose(slopes[:num_heads], every, rtol=1e-7)
     assert not any(slopes[num_heads:])

@@ -32,10 +32,7 @@ VALUES = {
     "scale_w": RNG.uniform(0.1, 1, 7).astype(np.float32),
     "head": RNG.standard_normal((5, 7)).astype(np.float16),
 }
-PARAMETERS = [
-    ParameterSpec(name, value.shape, value.dtype.name, FromValue(value))  # type: ignore[arg-type]
-    for name, value in VALUES.items()
-]
+PARAMETERS = [ParameterSpec(name, value.shape, value.dtype.name, FromValue(value)) for name, value in VALUES.items()]
 
 
 @pytest.fixture

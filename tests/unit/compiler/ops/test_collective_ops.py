@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 30
 def test_all_reduce_sums_over_the_ranks(num_ranks: int) -> None:
     tensors = [torch.randn(3, 4, generator=torch.Generator().manual_seed(rank)) for rank in range(num_ranks)]
     expected = torch.stack(tensors).double().sum(0)
-    results = run_ranks([lambda x=tensor: all_reduce(x) for tensor in tensors])  # type: ignore[misc]
+    results = run_ranks([lambda x=tensor: all_reduce(x) for tensor in tensors])
     for result in results:
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(result, results[0]), "every rank holds the same bits"
@@ -28,7 +28,7 @@ def test_all_reduce_sums_over_the_ranks(num_ranks: int) -> None:
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_all_gather_keeps_the_order_of_the_ranks(num_ranks: int) -> None:
     tensors = [torch.full((2, 3), float(rank)) + torch.arange(3) / 10 for rank in range(num_ranks)]
-    results = run_ranks([lambda x=tensor: all_gather(x, num_ranks) for tensor in tensors])  # type: ignore[misc]
+    results = run_ranks([lambda x=tensor: all_gather(x, num_ranks) for tensor in tensors])
     for result in results:
         assert torch.equal(result, torch.cat(tensors, 1))
 
@@ -39,7 +39,7 @@ def test_many_rounds_do_not_mix() -> None:
     def rank(index: int) -> list[float]:
         return [all_reduce(torch.tensor([float(10**index * step)])).item() for step in range(200)]
 
-    results = run_ranks([lambda i=index: rank(i) for index in range(3)])  # type: ignore[misc]
+    results = run_ranks([lambda i=index: rank(i) for index in range(3)])
     assert results == [[111.0 * step for step in range(200)]] * 3
 
 
@@ -66,7 +66,7 @@ def test_a_failing_rank_raises_its_own_error(failing: int) -> None:
         return all_reduce(x)
 
     with pytest.raises(ValueError, match=f"rank {failing} fails"):
-        run_ranks([lambda i=index: rank(i) for index in range(3)])  # type: ignore[misc]
+        run_ranks([lambda i=index: rank(i) for index in range(3)])
 
 
 def test_groups_do_not_outlive_their_run() -> None:

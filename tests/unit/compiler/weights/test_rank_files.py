@@ -226,7 +226,7 @@ def test_a_fitting_checkpoint_passes(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("steps", [("quantize_rows",), ("row_scales",)], ids="+".join)
 def test_a_quantized_layer_without_a_shard_rule_passes(checkpoint: Checkpoint, steps: tuple[str, ...]) -> None:
     shape = (37, 5) if steps == ("quantize_rows",) else (37,)
-    check_tensors(checkpoint, [ParameterSpec("x", shape, "int8", FromCheckpoint("linear.weight", None, steps))])  # type: ignore[arg-type]
+    check_tensors(checkpoint, [ParameterSpec("x", shape, "int8", FromCheckpoint("linear.weight", None, steps))])
 
 
 def test_all_problems_are_listed_once(checkpoint: Checkpoint) -> None:
