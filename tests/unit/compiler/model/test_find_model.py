@@ -47,12 +47,17 @@ def test_the_type_from_auto_map(tmp_path: Path) -> None:
     assert "13B" in tiny_source(tmp_path, "baichuan 13B", model_type=None, auto_map=auto_map).label
 
 
-@pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])
-def test_llama_with_biases_is_refused(tmp_path: Path, key: str) -> None:
-    assert tiny_source(tmp_path / "without", "llama", **{key: False}).label.startswith("LLaMA")
+@pytest.mark.parametrize(
+    ("key", "right", "wrong"),
+    [("attention_bias", False, True), ("mlp_bias", False, True), ("partial_rotary_factor", 1.0, 0.5)],
+)
+def test_llama_that_the_modeling_file_would_get_wrong_is_refused(
+    tmp_path: Path, key: str, right: object, wrong: object
+) -> None:
+    assert tiny_source(tmp_path / "right", "llama", **{key: right}).label.startswith("LLaMA")
     with pytest.raises(UserError, match="no modeling file covers: model_type 'llama'") as caught:
-        tiny_source(tmp_path / "with", "llama", **{key: True})
-    assert f"{key} False" in caught.value.expected
+        tiny_source(tmp_path / "wrong", "llama", **{key: wrong})
+    assert f"{key} {right}" in caught.value.expected
 
 
 def test_an_unknown_architecture_lists_the_known_ones(tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_an_unknown_architecture_lists_the_known_ones(tmp_path: Path) -> None:
         "one of",
         "  - Baichuan 13B, Baichuan2 13B (ALiBi) (model_type baichuan, without max_position_embeddings)",
         "  - Baichuan 7B, Baichuan2 7B (rotary) (model_type baichuan, with max_position_embeddings)",
-        "  - LLaMA 1, 2, 3 (model_type llama, attention_bias False, mlp_bias False)",
+        "  - LLaMA 1, 2, 3 (model_type llama, attention_bias False, mlp_bias False, partial_rotary_factor 1.0)",
     ]
     assert "add a row to models.yaml" in caught.value.fix
 
