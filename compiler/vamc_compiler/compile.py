@@ -28,7 +28,7 @@ from vamc_compiler.package import (
     toolchain_versions,
     write_onnx,
 )
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import FromCheckpoint
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import ImportedStep, import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
@@ -70,14 +70,10 @@ class _Inputs:
 
     source: ModelSource
     checkpoint: Checkpoint
-    rank_parameters: list[list[ParameterSpec]]
+    num_ranks: int
     targets: list[CpuTarget]
     linker: list[str]
     max_context_tokens: int
-
-    @property
-    def num_ranks(self) -> int:
-        return len(self.rank_parameters)
 
 
 def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> CompileResult:
@@ -153,7 +149,7 @@ def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     for parameters in ranks:
         check_tensors(checkpoint, parameters)
     targets = resolve_targets(config.backend.target.mcpu)
-    return _Inputs(source, checkpoint, ranks, targets, find_linker(), context)
+    return _Inputs(source, checkpoint, num_ranks, targets, find_linker(), context)
 
 
 def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stages) -> Manifest:

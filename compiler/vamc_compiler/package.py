@@ -11,8 +11,8 @@ from pathlib import Path
 from vamc_compiler.graph import RankGraph
 from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
 from vamc_compiler.onnx_stage.external_weights import WEIGHTS_FILE, inputs_to_external_data
-from vamc_compiler.weights.writer import RankFile, hash_file, plan_rank_file
-from vamc_runtime.manifest import FileRecord
+from vamc_compiler.weights.writer import RankFile, plan_rank_file
+from vamc_runtime.manifest import FileRecord, hash_file
 
 TOKENIZER_FOLDER = "tokenizer"
 TOKENIZER_FILES = (

@@ -7,6 +7,7 @@ runtime could misread a newer runstream, or the other way round.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -184,6 +185,15 @@ def _build_record(kind: type[T], value: Any, where: str) -> T:
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}", fix="compile the runstream again")
     return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content, hex, as `FileRecord` holds it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_manifest(runstream: Path) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_features, cpu_model
-from vamc_runtime.manifest import Library, Manifest, read_manifest
+from vamc_runtime.manifest import Library, Manifest, hash_file, read_manifest
 from vamc_runtime.safetensors_file import SafetensorsHeader, read_header
 
 SMALL_FILE_BYTES = 64 << 20
@@ -60,11 +59,7 @@ def open_runstream(path: Path) -> Runstream:
 
 
 def _check_hash(runstream: Runstream, name: str) -> None:
-    digest = hashlib.sha256()
-    with (runstream.path / name).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    if digest.hexdigest() != runstream.manifest.files[name].sha256:
+    if hash_file(runstream.path / name) != runstream.manifest.files[name].sha256:
         raise UserError(
             f"{runstream.path / name} is damaged: its sha256 is not the one in manifest.json",
             expected="the file as it was compiled",

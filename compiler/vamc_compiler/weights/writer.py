@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -112,15 +111,6 @@ def _write_values(file: RankFile) -> None:
             if isinstance(spec.origin, FromValue):
                 stream.seek(file.plan.entries[spec.name].offset)
                 stream.write(spec.origin.value.astype(spec.dtype).tobytes())
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's content, as hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _ignore_interrupt() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,19 +22,6 @@ SPIN_SECONDS = 0.02
 SLEEP_SECONDS = 0.0005
 
 
-def world() -> Any:
-    """MPI's communicator of all ranks.
-
-    Raises:
-        UserError: mpi4py or an MPI library is not installed.
-    """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise missing_mpi(str(error)) from error
-    return MPI.COMM_WORLD
-
-
 def missing_mpi(detail: str) -> UserError:
     """The error for a machine without MPI."""
     return UserError(
@@ -44,16 +32,21 @@ def missing_mpi(detail: str) -> UserError:
 
 
 class MpiGroup:
-    """All ranks of one runstream."""
+    """All ranks of one runstream.
+
+    Raises:
+        UserError: mpi4py or an MPI library is not installed.
+    """
 
     def __init__(self) -> None:
-        from mpi4py import MPI
-
-        self._mpi = MPI
-        self._comm: Any = world()
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise missing_mpi(str(error)) from error
+        self._comm: Any = MPI.COMM_WORLD
         self.rank: int = self._comm.Get_rank()
         self.num_ranks: int = self._comm.Get_size()
-        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = local.Get_rank()
         """This rank among those of its host."""
         self.num_local_ranks: int = local.Get_size()
@@ -117,11 +110,23 @@ class MpiExecutor:
     def __init__(self, group: MpiGroup, local: RankExecutor) -> None:
         self._group = group
         self._local = local
+        self._in_step = False
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
+        self._in_step = True
         self._group.send_step(arguments)
-        return self._local.step(arguments)
+        logits = self._local.step(arguments)
+        self._in_step = False
+        return logits
+
+    def end(self) -> None:
+        """End the other ranks; at once when a step failed here, since they then wait inside a collective for ever."""
+        if self._in_step:
+            if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                traceback.print_exc()
+            self._group.abort()
+        self._group.send_step(None)
 
 
 def serve_steps(group: MpiGroup, local: RankExecutor) -> None:

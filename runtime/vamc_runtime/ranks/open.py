@@ -49,16 +49,16 @@ def open_executor(runstream: Runstream, *, num_pages: int, verify_hash: bool) ->
 
 @contextlib.contextmanager
 def _as_rank(runstream: Runstream, num_pages: int, verify_hash: bool) -> Iterator[Executor]:
-    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps, world
+    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
     from vamc_runtime.ranks.serve import open_rank
 
-    world()  # a readable error when mpi4py is missing
     group = MpiGroup()
     local = open_rank(runstream.path, num_pages, group, verify_hash=verify_hash)
     if group.rank != 0:
         serve_steps(group, local)
         raise SystemExit(0)
+    executor = MpiExecutor(group, local)
     try:
-        yield MpiExecutor(group, local)
+        yield executor
     finally:
-        group.send_step(None)
+        executor.end()

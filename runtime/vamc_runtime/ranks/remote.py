@@ -44,29 +44,32 @@ def find_mpiexec() -> str:
 
 
 class RemoteExecutor:
-    """An executor whose ranks are child processes; they start at once and are waited for at the first use.
+    """An executor whose ranks are child processes, started with the context and ended with it.
 
     The socket is an inherited file descriptor: no name in the file system, and when this process dies, however it
     dies, rank 0 reads the end of the stream and ends all ranks.
     """
 
     def __init__(self, runstream: Runstream, *, num_pages: int, verify_hash: bool) -> None:
-        num_ranks = runstream.manifest.tensor_parallel
+        self._runstream = runstream
+        self._options = ["--pages", str(num_pages), *(["--verify-hash"] * verify_hash)]
+        self._socket: socket.socket
+        self._process: subprocess.Popen[bytes] | None = None
         self._in_step = False
-        self._socket, theirs = socket.socketpair()
+
+    def __enter__(self) -> RemoteExecutor:
+        num_ranks = self._runstream.manifest.tensor_parallel
         command = [find_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "vamc_runtime.ranks.serve"]
-        command += [str(runstream.path), "--pages", str(num_pages), *(["--verify-hash"] * verify_hash)]
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                command,
+                [*command, str(self._runstream.path), *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
                 env={**os.environ, SOCKET_VARIABLE: str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is this process's to handle; it ends the ranks itself
             )
-
-    def __enter__(self) -> RemoteExecutor:
         try:
             self._receive()  # rank 0 reports that all ranks are ready, or why not
         except BaseException:
@@ -84,7 +87,10 @@ class RemoteExecutor:
         if self._in_step:  # the answer on its way is the earlier step's
             raise RuntimeError("an earlier step was interrupted or failed: leave the context and open the LLM again")
         self._in_step = True
-        send(self._socket, tuple(arguments))
+        try:
+            send(self._socket, tuple(arguments))
+        except ConnectionError:
+            raise self._ended() from None
         logits = self._receive()
         self._in_step = False
         assert isinstance(logits, np.ndarray), "rank 0 answers a step with logits"
@@ -93,17 +99,22 @@ class RemoteExecutor:
     def _receive(self) -> object:
         try:
             answer = receive(self._socket)
-        except EOFError:
-            status = self._process.wait()
-            raise RuntimeError(f"the ranks ended unexpectedly (mpiexec exit status {status})") from None
+        except (EOFError, ConnectionError):
+            raise self._ended() from None
         if isinstance(answer, UserError):
             raise answer
         if isinstance(answer, BaseException):
             raise RuntimeError("a rank failed") from answer
         return answer
 
+    def _ended(self) -> RuntimeError:
+        """The error for ranks that are gone, whichever way the socket shows it."""
+        assert self._process is not None, "entered"
+        return RuntimeError(f"the ranks ended unexpectedly (mpiexec exit status {self._process.wait()})")
+
     def _end(self) -> None:
         """Close the socket, upon which the ranks end; make sure that they do."""
+        assert self._process is not None, "entered"
         self._socket.close()
         try:
             self._process.wait(timeout=5)

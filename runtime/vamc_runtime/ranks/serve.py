@@ -83,10 +83,11 @@ def main() -> None:
     if stream is None:
         serve_steps(group, local)
         return
+    executor = MpiExecutor(group, local)
     try:
         send(stream, None)
-        _serve_program(stream, MpiExecutor(group, local))
-        group.send_step(None)
+        _serve_program(stream, executor)
+        executor.end()
     except BaseException as error:
         send(stream, RuntimeError(f"{type(error).__name__}: {error}"))
         group.abort()  # the other ranks wait inside a collective and could not be told otherwise

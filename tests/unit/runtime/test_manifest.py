@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.manifest import SCHEMA_VERSION, FileRecord, KVCacheLayout, Manifest, read_manifest
+from vamc_runtime.manifest import SCHEMA_VERSION, FileRecord, KVCacheLayout, Manifest, hash_file, read_manifest
 
 SAMPLE = fake.make_manifest(
     libraries=(fake.library("x86-64-v3", ["avx2"]), fake.library("znver4", ["avx2", "avx512f"])),
@@ -208,3 +208,8 @@ def test_a_folder_in_place_of_the_manifest(tmp_path: Path) -> None:
 def test_page_bytes() -> None:
     layout = KVCacheLayout(num_layers=3, num_heads=5, page_tokens=16, head_dim=128)
     assert layout.page_bytes == 3 * (2 * 5 * 16 * 128) * 2  # keys and values, float16
+
+
+def test_hash_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert hash_file(tmp_path / "f").startswith("ba7816bf8f01cfea")

@@ -80,7 +80,7 @@ def arguments(token: int) -> StepArguments:
 
 
 def is_running(executor: RemoteExecutor) -> bool:
-    return executor._process.poll() is None
+    return executor._process is not None and executor._process.poll() is None
 
 
 def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +112,18 @@ def test_ranks_that_die_at_the_start(start: Start) -> None:
 def test_ranks_that_die_in_a_step(start: Start) -> None:
     with start(step="sys.exit(7)") as executor, pytest.raises(RuntimeError, match="exit status 7"):
         executor.step(arguments(1))
+
+
+def test_ranks_that_die_between_steps(start: Start) -> None:
+    """Never a BrokenPipeError: the command line takes that for a reader that went away, and ends without a word."""
+    with start(prologue="send(stream, None); sys.exit(7)") as executor:
+        executor._process.wait(timeout=30)
+        with pytest.raises(RuntimeError, match="exit status 7"):
+            executor.step(arguments(1))
+
+
+def test_nothing_is_started_before_the_context(start: Start) -> None:
+    assert start()._process is None
 
 
 def test_a_rank_that_fails_in_a_step(start: Start) -> None:

@@ -25,7 +25,6 @@ from vamc_compiler.weights.safetensors_file import ALIGNMENT_BYTES, ITEM_BYTES, 
 from vamc_compiler.weights.writer import (
     RankFile,
     check_tensors,
-    hash_file,
     plan_rank_file,
     run_tasks,
     write_rank_files,
@@ -252,11 +251,6 @@ def test_long_lists_are_cut(checkpoint: Checkpoint) -> None:
     specs = [ParameterSpec(f"p{i}", (1,), "float16", FromCheckpoint(f"t{i}")) for i in range(11)]
     found = problems(checkpoint, specs)
     assert found.count("is missing") == 8 and "... and 3 more" in found
-
-
-def test_hash_is_sha256(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"abc")
-    assert hash_file(tmp_path / "f").startswith("ba7816bf8f01cfea")
 
 
 def fail_on_two(task: int) -> int:
