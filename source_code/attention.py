@@ -16,7 +16,6 @@ from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.ops import paged_attention
 
 from .parallel_layers import AttentionShards, ParallelLinear, sum_over_ranks
-from .rotary import rotate
 
 QueryKeyValue = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -56,8 +55,6 @@ class Attention(nn.Module, ABC):
     def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages."""
         query, key, value = self.project(x)
-        if step.rotary is not None:
-            query, key = rotate(query, *step.rotary), rotate(key, *step.rotary)
         attended, kv_cache = paged_attention(
             query,
             key,
@@ -68,6 +65,7 @@ class Attention(nn.Module, ABC):
             step.page_table,
             scale=self.head_dim**-0.5,
             slopes=self.alibi_slopes(),
+            rotary=step.rotary,
         )
         attended = attended.reshape(-1, self.num_heads * self.head_dim)
         return sum_over_ranks(self.o_proj(attended), self.rank_num), kv_cache

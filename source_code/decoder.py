@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
+from vamc_compiler.ops import silu_mul
 
 from .attention import Attention, StepInputs
 from .parallel_layers import Embedding, Head, ParallelLinear, RMSNorm, shard_evenly, sum_over_ranks
@@ -31,8 +32,7 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [n, hidden] to float32 [n, hidden]."""
-        gate = self.gate_proj(x)
-        inner = gate * torch.sigmoid(gate) * self.up_proj(x)
+        inner = silu_mul(self.gate_proj(x), self.up_proj(x))
         return sum_over_ranks(self.down_proj(inner), self.rank_num)
 
 
@@ -46,11 +46,24 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, kv_cache: torch.Tensor, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map x float32 [n, hidden] to float32 [n, hidden] and the updated cache pages of this layer."""
-        attended, kv_cache = self.self_attn(self.input_layernorm(x), kv_cache, step)
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), kv_cache
+    def forward(
+        self, x: torch.Tensor, added: torch.Tensor | None, kv_cache: torch.Tensor, step: StepInputs
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One layer; each addition to the stream is left to the norm that follows it, which computes both at once.
+
+        Args:
+            x: float32 [n, hidden], the stream without the last layer's result.
+            added: float32 [n, hidden], that result; None before the first layer.
+            kv_cache: cache pages of this layer.
+            step: what attention needs to know.
+
+        Returns:
+            The stream without this layer's result, that result, and the updated cache pages.
+        """
+        x, normalised = self.input_layernorm(x, added)
+        attended, kv_cache = self.self_attn(normalised, kv_cache, step)
+        x, normalised = self.post_attention_layernorm(x, attended)
+        return x, self.mlp(normalised), kv_cache
 
 
 class Decoder(nn.Module):
@@ -74,11 +87,12 @@ class Decoder(nn.Module):
         """The normalised hidden state float32 [n, hidden] and every layer's updated cache pages."""
         rotary = None if self.rotary is None else self.rotary(position_ids)
         step = StepInputs(position_ids, seq_ids, page_table, rotary)
-        x, updated = self.embed_tokens(input_ids), []
+        x, added, updated = self.embed_tokens(input_ids), None, []
         for layer, pages in zip(self.layers, kv_cache, strict=True):
-            x, pages = layer(x, pages, step)
+            x, added, pages = layer(x, added, pages, step)
             updated.append(pages)
-        return self.norm(x), updated
+        _, normalised = self.norm(x, added)
+        return normalised, updated
 
 
 class CausalLM(nn.Module):

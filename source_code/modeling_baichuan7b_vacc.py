@@ -3,7 +3,7 @@
 Follows the semantics of `modeling_baichuan.py` as published with Baichuan2-7B-Chat and of its patched form in
 Vastai/VastModelZOO (43aff36b, llm/baichuan2/build_in/source_code). Differs from upstream as the 13B file does, and:
 
-- Rotary angles are computed once per step for all layers, and applied before `vamc::PagedAttention`.
+- Rotary angles are computed once per step for all layers, and applied inside `vamc::PagedAttention`.
 - Scores are not clamped at the smallest float: with float32 scores and a mask inside the op nothing can reach it.
 """
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vamc_compiler.ops import all_gather, all_reduce, linear
+from vamc_compiler.ops import add_rms_norm, all_gather, all_reduce, embedding, linear, rms_norm
 from vamc_compiler.parameters import FromCheckpoint, FromValue, declare
 from vamc_compiler.sharding import HeadLayout, Shard, lay_out_heads, shard_evenly, shard_units
 
@@ -68,9 +68,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
         declare(self, weight=FromCheckpoint("weight"))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise x float32 [n, hidden]."""
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+    def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual stream x float32 [n, hidden], plus `added` when given, as it is and normalised."""
+        if added is None:
+            return x, rms_norm(x, self.weight, self.eps)
+        return add_rms_norm(x, added, self.weight, self.eps)
 
 
 class Embedding(nn.Module):
@@ -84,7 +86,7 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Look up input_ids int32 [n]; returns float32 [n, hidden]."""
-        return torch.index_select(self.weight, 0, input_ids).to(torch.float32)
+        return embedding(input_ids, self.weight)
 
 
 class Head(nn.Module):
@@ -97,6 +99,7 @@ class Head(nn.Module):
         self.shard = shard_evenly(0, vocab_size, rank, rank_num)
         weight = torch.empty(self.shard.local, hidden_size, dtype=WEIGHT_DTYPE)
         self.weight = nn.Parameter(weight, requires_grad=False)
+        self.projection: nn.Module | None = None
         declare(self, weight=FromCheckpoint("weight", self.shard))
 
     def tie(self, tensor: str) -> None:
@@ -105,9 +108,20 @@ class Head(nn.Module):
         assert isinstance(weight, FromCheckpoint), "a head's weight comes from the checkpoint"
         declare(self, weight=replace(weight, tensor=f"/{tensor}"))
 
+    def checkpoint_name(self, path: str) -> str:
+        """Name of the weight in the checkpoint, from the root; `path` is this module's."""
+        weight = self.origins["weight"]
+        assert isinstance(weight, FromCheckpoint), "a head's weight comes from the checkpoint"
+        return weight.tensor if weight.tensor.startswith("/") else f"/{path}.{weight.tensor}"
+
+    def take_projection(self, projection: nn.Module) -> None:
+        """Compute logits with `projection`, which has the weight from now on."""
+        self.projection = projection
+        del self.weight
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [m, hidden] to logits float32 [m, v]."""
-        logits = linear(x, self.weight)
+        logits = linear(x, self.weight) if self.projection is None else self.projection(x)
         if self.rank_num == 1:
             return logits
         # The last ranks may be padded: drop the columns beyond the true vocabulary.

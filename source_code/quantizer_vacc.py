@@ -1,9 +1,11 @@
-"""int8_per_channel by module swap: the linear layers of every decoder layer, not the embedding and not the head.
+"""Quantization by module swap: the linear layers of every decoder layer, the head when asked, never the embedding.
 
-Symmetric, one scale per output channel: scale[o] = max |row o| / 127 (1 for a row of zeros), quant = the nearest
-whole number of row / scale, ties to even. The scale is that of the full row, before a row-parallel layer splits its
+Weights are symmetric int8, one scale per output channel: scale[o] = max |row o| / 127 (1 for a row of zeros), quant =
+the nearest whole number of row / scale, ties to even. The scale is that of the full row, before a row-parallel layer splits its
 columns: every tensor-parallel degree then computes with the same weights. Semantics of `quantizer_vacc.py` in
 Vastai/VastModelZOO (43aff36b, llm/baichuan2/build_in/source_code).
+
+`int8_per_channel` leaves activations exact; `w8a8_dynamic` rounds each token's to int8 as well, with a scale of its own.
 """
 
 from __future__ import annotations
@@ -13,24 +15,30 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vamc_compiler.ops import quantized_linear_per_channel
+from vamc_compiler.ops import quantized_linear_dynamic, quantized_linear_per_channel
 from vamc_compiler.parameters import FromCheckpoint, declare
 
-from .parallel_layers import ParallelLinear
+from .parallel_layers import Head, ParallelLinear
 
 
 class QuantizedLinearPerChannel(nn.Module):
-    """A `ParallelLinear` with an int8 weight [o, i] and a float32 scale [o]."""
+    """A layer's int8 weight [o, i] and float32 scale [o]; exact activations.
+
+    Args:
+        layer: the layer whose weight it takes over.
+        tensor: the weight's name in the checkpoint, when it is not relative to this module.
+    """
 
     quant_w: torch.Tensor
     scale_w: torch.Tensor
 
-    def __init__(self, layer: ParallelLinear) -> None:
+    def __init__(self, layer: ParallelLinear | Head, tensor: str | None = None) -> None:
         super().__init__()
         self.register_buffer("quant_w", torch.empty(layer.weight.shape, dtype=torch.int8))
         self.register_buffer("scale_w", torch.empty(layer.weight.shape[0]))
         weight = layer.origins["weight"]
         assert isinstance(weight, FromCheckpoint), "a linear layer's weight comes from the checkpoint"
+        weight = replace(weight, tensor=tensor or weight.tensor)
         declare(
             self,
             quant_w=replace(weight, steps=(*weight.steps, "quantize_rows")),
@@ -42,12 +50,27 @@ class QuantizedLinearPerChannel(nn.Module):
         return quantized_linear_per_channel(x, self.quant_w, self.scale_w)
 
 
-def quantize(model: nn.Module) -> int:
-    """Swap every `ParallelLinear` below `model` for its quantized form; returns how many."""
+class QuantizedLinearDynamic(QuantizedLinearPerChannel):
+    """The same weight; activations are rounded to int8, one scale per token."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x float32 [n, i] to float32 [n, o]."""
+        return quantized_linear_dynamic(x, self.quant_w, self.scale_w)
+
+
+LAYERS = {"int8_per_channel": QuantizedLinearPerChannel, "w8a8_dynamic": QuantizedLinearDynamic}
+
+
+def quantize(model: nn.Module, quantization: str, *, lm_head: bool) -> int:
+    """Swap every `ParallelLinear` below `model`, and the head's weight when asked; returns how many."""
+    kind = LAYERS[quantization]
     count = 0
-    for parent in list(model.modules()):
+    for path, parent in list(model.named_modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, ParallelLinear):
-                setattr(parent, name, QuantizedLinearPerChannel(layer))
+                setattr(parent, name, kind(layer))
+                count += 1
+            elif isinstance(layer, Head) and lm_head:
+                layer.take_projection(kind(layer, layer.checkpoint_name(f"{path}.{name}".removeprefix("."))))
                 count += 1
     return count

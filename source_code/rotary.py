@@ -107,10 +107,3 @@ class RotaryEmbedding(nn.Module):
         angles = position_ids.to(torch.float32)[:, None, None] * self.inverse_frequencies
         cosine, sine = angles.cos(), angles.sin()
         return (cosine, sine) if self.factor == 1.0 else (cosine * self.factor, sine * self.factor)
-
-
-def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate x float32 [n, heads, head_dim] by the angles of its tokens."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cosine + turned * sine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from vamc_compiler.config import BuildConfig, check_buildable, effective_setting
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs, parse_model
 from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
 from vamc_compiler.intermediates import Intermediates
+from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.libraries import FOLDER as LIBRARIES
 from vamc_compiler.libraries import build_library
@@ -28,9 +29,11 @@ from vamc_compiler.package import (
     toolchain_versions,
     write_onnx,
 )
+from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.publish import check_place, staging
-from vamc_compiler.relax_stage.importer import ImportedStep, import_step
+from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
@@ -111,10 +114,6 @@ def _explain(error: OSError, place: Path) -> Exception:
     return error
 
 
-def _quantization(config: BuildConfig) -> str | None:
-    return None if config.frontend.quantize is None else config.frontend.quantize.type
-
-
 def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     """Every check that needs no trace: a mistake shows within seconds, not after minutes."""
     config = request.config
@@ -142,7 +141,7 @@ def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     num_ranks = config.frontend.model_kwargs.tp
     with FakeTensorMode():
         ranks = [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), _quantization(config)))
+            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision.of(config)))
             for rank in range(num_ranks)
         ]
     checkpoint = open_checkpoint(config.frontend.checkpoint)
@@ -161,7 +160,7 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
         graphs = make_rank_graphs(
             inputs.source,
             inputs.num_ranks,
-            _quantization(config),
+            ModelPrecision.of(config),
             num_workers=config.workspace.workers,
             on_progress=lambda done, total: reporter.progress(done, total, "ranks"),
         )
@@ -170,25 +169,28 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
             intermediates.onnx(f"simplified_rank_{graph.rank}", graph.model())
         note.text = f"{len(graphs[0].model().graph.node)} ONNX nodes, {len(graphs[0].parameters)} parameters"
 
-    with stages.stage("import"):
-        step = import_step(
-            graphs[0].model(),
-            graphs[0].parameters,
-            KernelTable(config.backend.target.kind),
-            max_step_tokens=config.frontend.shape.max_prefill_tokens,
-        )
-        intermediates.module("imported", step.module)
-
-    libraries = []
+    libraries, packings = [], {}
     for target in inputs.targets:
         with stages.stage(f"compile {target.mcpu}") as note:
+            step = import_step(
+                graphs[0].model(),
+                graphs[0].parameters,
+                KernelTable(
+                    InstructionSet.of(target.requires),
+                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
+                ),
+                max_step_tokens=config.frontend.shape.max_prefill_tokens,
+            )
+            intermediates.module(f"{target.mcpu}_imported", step.module)
+            assert not packings or packings == step.packings, "one set of weights serves every target"
+            packings = dict(step.packings)
             libraries.append(build_library(step.module, target, folder, inputs.linker, intermediates))
             note.text = f"{(folder / libraries[-1].file).stat().st_size / 2**20:.1f} MiB"
     shutil.copyfile(runtime_library(), folder / LIBRARIES / runtime_library().name)
 
     digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
     with stages.stage("weights") as note:
-        files = _plan_weights(graphs, step, folder, digest)
+        files = _plan_weights(graphs, packings, folder, digest)
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
@@ -219,13 +221,15 @@ def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
     }
 
 
-def _plan_weights(graphs: Sequence[RankGraph], step: ImportedStep, folder: Path, digest: str) -> list[RankFile]:
+def _plan_weights(
+    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, digest: str
+) -> list[RankFile]:
     """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
     return [
         plan_rank_file(
             folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
             graph.parameters,
-            step.packings,
+            packings,
             {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
         )
         for graph in graphs
@@ -266,8 +270,8 @@ def _manifest(
         ),
         precision=manifest.Precision(
             weights=config.backend.dtype,
-            quantization=_quantization(config),
-            activations="float32",
+            quantization=None if config.frontend.quantize is None else config.frontend.quantize.type,
+            activations="int8" if ModelPrecision.of(config).quantization == "w8a8_dynamic" else "float32",
             kv_cache="float16",
         ),
         tensor_parallel=inputs.num_ranks,

@@ -12,6 +12,7 @@ from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.onnx_stage.function_bodies import attach_function_bodies
 from vamc_compiler.onnx_stage.simplify import simplify
 from vamc_compiler.parameters import ParameterSpec
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.export import trace_rank
 from vamc_compiler.weights.writer import run_tasks
 from vamc_runtime.errors import UserError
@@ -46,9 +47,9 @@ def parse_model(serialised: bytes) -> onnx.ModelProto:
     return model
 
 
-def make_rank_graph(source: ModelSource, num_ranks: int, quantization: str | None, rank: int) -> RankGraph:
+def make_rank_graph(source: ModelSource, num_ranks: int, precision: ModelPrecision, rank: int) -> RankGraph:
     """Trace, export and simplify one rank."""
-    traced = trace_rank(source, rank=rank, num_ranks=num_ranks, quantization=quantization, page_tokens=PAGE_TOKENS)
+    traced = trace_rank(source, rank=rank, num_ranks=num_ranks, precision=precision, page_tokens=PAGE_TOKENS)
     model = attach_function_bodies(traced.model)
     simplified = simplify(model)
     return RankGraph(
@@ -63,7 +64,7 @@ def make_rank_graph(source: ModelSource, num_ranks: int, quantization: str | Non
 def make_rank_graphs(
     source: ModelSource,
     num_ranks: int,
-    quantization: str | None,
+    precision: ModelPrecision,
     *,
     num_workers: int,
     on_progress: Callable[[int, int], None],
@@ -79,7 +80,7 @@ def make_rank_graphs(
         graphs.append(graph)
         on_progress(len(graphs), num_ranks)
 
-    make = functools.partial(make_rank_graph, source, num_ranks, quantization)
+    make = functools.partial(make_rank_graph, source, num_ranks, precision)
     large = num_ranks * source.config.num_hidden_layers >= PARALLEL_LAYERS
     run_tasks(make, range(num_ranks), num_workers if large else 1, keep)
     graphs.sort(key=lambda graph: graph.rank)

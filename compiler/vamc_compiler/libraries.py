@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vamc_compiler.intermediates import Intermediates
+from vamc_compiler.kernels.roof import roof_functions
 from vamc_compiler.link import link_library
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import CpuTarget
@@ -25,7 +26,10 @@ def build_library(
         intermediates.module(f"{target.mcpu}_{name}", lowered)
 
     tvm_target = target.tvm_target()
-    executable = build(run_passes(module, tvm_target, dump), tvm_target)
+    lowered = run_passes(module, tvm_target, dump)
+    for name, function in roof_functions(frozenset(target.requires)).items():
+        lowered[name] = function
+    executable = build(lowered, tvm_target)
     file = f"{FOLDER}/model.{target.mcpu}.so"
     (runstream / FOLDER).mkdir(exist_ok=True)
     link_library(executable, runstream / file, linker)

@@ -1,41 +1,101 @@
 """How a kernel wants a weight matrix laid out in memory, as data that the weight half applies.
 
-Dimension letters: o outputs (rows), i inputs (columns), k panels.
+One layout per type of weight serves every instruction set, so that a runstream's weights are written once for all its
+libraries. Dimension letters: o outputs (rows), i inputs (columns), k panels of 16 outputs. The last panel is filled up
+with zero rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+PANEL_OUTPUTS = 16
+"""Outputs of a panel: the 32-bit lanes of a 512-bit register, and the columns of an AMX tile."""
 
-@dataclass(frozen=True)
-class PanelPacking:
-    """Rows in panels of `width`: weight [o, i] becomes [k, i, width], k = ceil(o / width).
 
-    A kernel then reads, for one input, `width` neighbouring outputs as one vector, and a panel as one stream. The
-    last panel is filled with zero rows.
-    """
-
-    width: int
+class Packing(Protocol):
+    """A layout."""
 
     @property
     def name(self) -> str:
         """Name in the manifest."""
-        return f"panel{self.width}"
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape after packing."""
-        outputs, inputs = shape
-        return (-(-outputs // self.width), inputs, self.width)
+        """Shape after packing a matrix of `shape`."""
 
     def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Pack rows [o, i], o a multiple of `width` except at the end of the matrix; returns [k, i, width]."""
-        missing = -len(rows) % self.width
-        if missing:
-            rows = np.concatenate((rows, np.zeros((missing, rows.shape[1]), rows.dtype)))
-        panels = rows.reshape(-1, self.width, rows.shape[1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(panels)
+        """Pack rows [o, i], o a multiple of `PANEL_OUTPUTS` except at the end of the matrix."""
+
+
+def _groups(rows: npt.NDArray[Any], inputs: int) -> npt.NDArray[Any]:
+    """Panels with `inputs` neighbouring inputs of every output together: [k, ceil(i / inputs), 16, inputs]."""
+    missing_rows, missing_columns = -len(rows) % PANEL_OUTPUTS, -rows.shape[1] % inputs
+    if missing_rows or missing_columns:
+        rows = np.pad(rows, ((0, missing_rows), (0, missing_columns)))
+    return rows.reshape(-1, PANEL_OUTPUTS, rows.shape[1] // inputs, inputs).transpose(0, 2, 1, 3)
+
+
+@dataclass(frozen=True)
+class PanelPacking:
+    """[k, i, 16]: for one input, 16 neighbouring outputs are one vector, and a panel is one stream (float16)."""
+
+    name: str = "panels"
+
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """See `Packing.packed_shape`."""
+        outputs, inputs = shape
+        return (-(-outputs // PANEL_OUTPUTS), inputs, PANEL_OUTPUTS)
+
+    def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `Packing.pack`."""
+        return np.ascontiguousarray(_groups(rows, 1)[..., 0])
+
+
+@dataclass(frozen=True)
+class PairPacking:
+    """[k, ceil(i / 2), 32]: 16 outputs times 2 inputs, as vdpbf16ps and AMX read them (bfloat16)."""
+
+    name: str = "pairs"
+
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """See `Packing.packed_shape`."""
+        outputs, inputs = shape
+        return (-(-outputs // PANEL_OUTPUTS), -(-inputs // 2), 2 * PANEL_OUTPUTS)
+
+    def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `Packing.pack`."""
+        groups = _groups(rows, 2)
+        return np.ascontiguousarray(groups).reshape(*groups.shape[:2], -1)
+
+
+@dataclass(frozen=True)
+class QuadPacking:
+    """[k, ceil(i / 4) + 1, 64]: 16 outputs times 4 inputs, as vpdpbusd and AMX read them (int8).
+
+    The last 64 bytes of a panel are 16 int32: 128 * the sum of each output's weights. Kernels whose activations are
+    unsigned bytes, that is value + 128, subtract it.
+    """
+
+    name: str = "quads"
+
+    def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """See `Packing.packed_shape`."""
+        outputs, inputs = shape
+        return (-(-outputs // PANEL_OUTPUTS), -(-inputs // 4) + 1, 4 * PANEL_OUTPUTS)
+
+    def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """See `Packing.pack`."""
+        groups = _groups(rows, 4)
+        panels, quads = groups.shape[:2]
+        packed = np.empty((panels, quads + 1, 4 * PANEL_OUTPUTS), np.int8)
+        packed[:, :quads] = groups.reshape(panels, quads, -1)
+        sums = 128 * groups.sum(axis=(1, 3), dtype=np.int32)
+        packed[:, quads] = sums.astype(np.int32).view(np.int8).reshape(panels, -1)
+        return packed
+
+
+PANELS, PAIRS, QUADS = PanelPacking(), PairPacking(), QuadPacking()

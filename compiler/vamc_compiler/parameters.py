@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vamc_compiler.sharding import Shard
 
-ParameterDType = Literal["float32", "float16", "int8"]
+ParameterDType = Literal["float32", "float16", "bfloat16", "int8"]
 
 RowStep = Literal["normalize_rows", "quantize_rows", "row_scales"]
 """What happens to the rows of a tensor before they are stored, in the order listed.

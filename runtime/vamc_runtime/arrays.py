@@ -6,6 +6,7 @@ Compiled code loads whole vectors at aligned addresses; a tensor at any other ad
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from vamc_runtime.ffi import tvm_ffi
 
 ALIGNMENT_BYTES = 64
+HUGE_PAGE_BYTES = 2 << 20
 
 
 def aligned_empty(num_bytes: int) -> npt.NDArray[np.uint8]:
@@ -28,6 +30,18 @@ def zero_pages(num_bytes: int) -> npt.NDArray[np.uint8]:
     """Zeros straight from the operating system: a page costs memory only once it is written."""
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # of a shared mapping, the default, reading takes memory too
     return np.frombuffer(mmap.mmap(-1, max(num_bytes, 1), flags=private), np.uint8)[:num_bytes]
+
+
+def huge_pages(num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Like `zero_pages`, at a multiple of 2 MiB, of pages of that size where the system gives them."""
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    whole = -(-max(num_bytes, 1) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    mapped = mmap.mmap(-1, whole + HUGE_PAGE_BYTES, flags=private)
+    with contextlib.suppress(OSError):  # a kernel without them
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    buffer = np.frombuffer(mapped, np.uint8)
+    start = -buffer.ctypes.data % HUGE_PAGE_BYTES
+    return buffer[start : start + num_bytes]
 
 
 def as_tensor(array: npt.NDArray[Any]) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vamc_runtime.bench.numbers import parse_numbers
 from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_USER_ERROR, UserError
 from vamc_runtime.ranks.place import launched_rank
 
@@ -57,6 +58,12 @@ def _run(options: argparse.Namespace) -> int:
     return run_command(options)
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from vamc_runtime.bench.command import bench_command
+
+    return bench_command(options)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="build config (YAML)")
     parser.add_argument(
@@ -71,6 +78,27 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text for people")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="threads of compiled code on each rank (default: one on every core)"
+    )
+    group.add_argument(
+        "--huge-pages",
+        choices=("auto", "on", "off"),
+        help="where the weights lie: on copies them into huge pages, off maps the file (default: the build config's)",
+    )
+
+
+def _add_cases(parser: argparse.ArgumentParser) -> None:
+    def numbers(option: str, text: str) -> None:
+        parser.add_argument(option, type=parse_numbers, metavar="N[,N...]", help=text)
+
+    numbers("--prefill", "prompts of these lengths (default 512); '' for none")
+    numbers("--decode-batch", "decode steps of so many sequences (default 1); '' for none")
+    numbers("--context", "tokens of each sequence in a decode step (default 128)")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +158,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(run)
     run.add_argument("--kv-cache-tokens", type=int, metavar="N", help="tokens the KV cache holds over all prompts")
     run.add_argument("--verify-hash", action="store_true", help="compare every file with its sha256 first")
+    _add_machine(run)
     _add_json(run)
+
+    bench = command("bench", _bench, "measure a runstream, and beside it what the machine can do at best")
+    bench.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")
+    _add_cases(bench)
+    bench.add_argument("--repeat", type=int, metavar="N", default=10, help="repetitions of each case (default 10)")
+    bench.add_argument("--ops", action="store_true", help="also show the operations of each case")
+    bench.add_argument("--csv", type=Path, metavar="FILE", help="write the results, one line for each case")
+    _add_machine(bench)
+    _add_json(bench)
     return parser
 
 

@@ -19,6 +19,7 @@ from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
+from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.sampling import Sampler, SamplingParams
 from vamc_runtime.scheduler import Scheduler, StepPlan
@@ -29,6 +30,7 @@ from vamc_runtime.text.chat import ChatFormat, Message, build_chat
 from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from vamc_runtime.text.tokenizer_config import read_json
+from vamc_runtime.weights_memory import HugePages, OnLoad
 
 Prompt = str | Sequence[int]
 DEFAULT_CONTEXTS = 8
@@ -81,6 +83,9 @@ class LLM:
         kv_cache_tokens: tokens the KV cache holds over all sequences; None for a few full contexts, bounded by half
             of the free memory. Memory is used only as far as tokens are written.
         verify_hash: compare every file with its sha256 first, large ones too.
+        num_threads: threads of compiled code on each rank; None for one on every core of its share.
+        huge_pages: where the weights lie, "auto", "on" or "off"; None for what the build config says.
+        on_load: called while the weights are read: bytes in memory, bytes in all (rank 0's, of several).
 
     Everything runs in the thread that enters the context. With several ranks the others are started as child
     processes; when this process was itself started by `mpiexec`, it becomes one of them, and on ranks other than 0
@@ -88,11 +93,18 @@ class LLM:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, kv_cache_tokens: int | None = None, verify_hash: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        kv_cache_tokens: int | None = None,
+        verify_hash: bool = False,
+        num_threads: int | None = None,
+        huge_pages: HugePages | None = None,
+        on_load: OnLoad | None = None,
     ) -> None:
         self._runstream = open_runstream(Path(path))
         self._stack = contextlib.ExitStack()
-        self._verify_hash = verify_hash
+        self._on_load = on_load
         self._tokenizer: Tokenizer | None = None
         self._executor: Executor | None = None
         self.statistics = GenerationStatistics()
@@ -101,6 +113,9 @@ class LLM:
         self._num_pages = -(-wanted // layout.page_tokens)
         if self._num_pages < 1:
             raise UserError(f"kv_cache_tokens is {kv_cache_tokens}", expected="at least one token")
+        self._options = RankOptions(
+            num_pages=self._num_pages, num_threads=num_threads, huge_pages=huge_pages, verify_hash=verify_hash
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -114,7 +129,7 @@ class LLM:
         return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
 
     def __enter__(self) -> LLM:
-        opened = open_executor(self._runstream, num_pages=self._num_pages, verify_hash=self._verify_hash)
+        opened = open_executor(self._runstream, self._options, self._on_load)
         self._executor = self._stack.enter_context(opened)
         self._allocator = PageAllocator(self._num_pages)
         return self

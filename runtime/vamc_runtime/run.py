@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from typing import TextIO
 
 from vamc_runtime.engine import LLM, Prompt
 from vamc_runtime.errors import UserError
+from vamc_runtime.load_progress import LoadProgress
 from vamc_runtime.sampling import SamplingParams
 from vamc_runtime.text.chat import Message
 
@@ -74,13 +76,27 @@ def _encode(llm: LLM, options: argparse.Namespace, params: SamplingParams) -> li
     return [llm.encode_chat([*system, Message("user", prompt)], params) for prompt in options.prompts]
 
 
+def _open(options: argparse.Namespace, stack: contextlib.ExitStack) -> LLM:
+    with LoadProgress() as progress:
+        llm = LLM(
+            options.runstream,
+            kv_cache_tokens=options.kv_cache_tokens,
+            verify_hash=options.verify_hash,
+            num_threads=options.threads,
+            huge_pages=options.huge_pages,
+            on_load=progress.on_load,
+        )
+        return stack.enter_context(llm)
+
+
 def run_command(options: argparse.Namespace) -> int:
     """Generate and print; returns the exit status.
 
     Raises:
         UserError: the runstream cannot run here, or a prompt or sampling value is wrong.
     """
-    with LLM(options.runstream, kv_cache_tokens=options.kv_cache_tokens, verify_hash=options.verify_hash) as llm:
+    with contextlib.ExitStack() as stack:
+        llm = _open(options, stack)
         params = _sampling(llm, options)
         prompts = _encode(llm, options, params)
         if options.json:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.machine import cpu_features, cpu_model
+from vamc_runtime.machine import cpu_features, cpu_model, request_amx
 from vamc_runtime.manifest import Library, Manifest, hash_file, read_manifest
 from vamc_runtime.safetensors_file import SafetensorsHeader, read_header
 
 SMALL_FILE_BYTES = 64 << 20
 """Files up to this size are hashed at every load; larger ones only when asked."""
+AMX_TILE = "amx_tile"
 VM_LIBRARY = "lib/libtvm_runtime.so"
 TOKENIZER_FOLDER = "tokenizer"
 
@@ -94,14 +96,24 @@ def check_toolchain(runstream: Runstream) -> None:
         )
 
 
+def _usable_features(libraries: Sequence[Library]) -> frozenset[str]:
+    """This CPU's features, without AMX where a library needs it and Linux does not let this process use it."""
+    present = cpu_features()
+    wants_amx = any(AMX_TILE in library.requires for library in libraries)
+    if AMX_TILE in present and wants_amx and not request_amx():
+        return frozenset(name for name in present if not name.startswith("amx_"))
+    return present
+
+
 def choose_library(runstream: Runstream) -> Library:
     """The library for the most capable CPU that this machine's CPU can stand in for.
 
     Raises:
         UserError: this CPU lacks instructions that every library uses.
     """
-    present, machine = cpu_features(), platform.machine()
+    machine = platform.machine()
     libraries = runstream.manifest.libraries
+    present = _usable_features(libraries)
     usable = [lib for lib in libraries if lib.machine == machine and set(lib.requires) <= present]
     if usable:
         return max(usable, key=lambda lib: len(lib.requires))

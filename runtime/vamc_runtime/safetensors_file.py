@@ -1,9 +1,8 @@
-"""Mapping a safetensors file: its header, and its tensors without a copy."""
+"""A safetensors file: its header, and its tensors as arrays over bytes that lie in memory."""
 
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,18 @@ import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
 
-_DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I32": np.int32}
+DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,  # numpy has no bfloat16; compiled code reads the bits
+    "I8": np.int8,
+    "U8": np.uint8,
+    "I16": np.int16,
+    "U16": np.uint16,
+    "I32": np.int32,
+    "U32": np.uint32,
+}
+"""Types of tensors by their names in the header."""
 MAX_HEADER_BYTES = 100 << 20
 
 
@@ -48,13 +58,24 @@ def read_header(path: Path) -> SafetensorsHeader:
     return SafetensorsHeader(path, metadata, content, 8 + length)
 
 
-def map_tensors(header: SafetensorsHeader) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Every tensor as an array over the mapped file (private mapping: nothing is ever written back)."""
-    with header.path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    data = np.frombuffer(mapped, np.uint8)
+def tensor_views(header: SafetensorsHeader, file: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Name and array of every tensor but pads, without a copy.
+
+    Args:
+        header: the file's header.
+        file: the whole file, uint8 [bytes]; see `weights_memory.load_file`.
+
+    Raises:
+        UserError: a type that this version does not know.
+    """
     for name, entry in header.tensors.items():
         if name.startswith("__pad_"):
             continue
+        if entry["dtype"] not in DTYPES:
+            raise UserError(
+                f"{name} in {header.path} has type {entry['dtype']}",
+                expected=f"one of {', '.join(DTYPES)}",
+                fix="update vamc on this machine, or compile the runstream again with this version",
+            )
         begin, end = (header.data_start + offset for offset in entry["data_offsets"])
-        yield name, data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        yield name, file[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])

@@ -1,4 +1,4 @@
-"""The memory rule: a build never holds the model, whatever its size."""
+"""A build never holds the model, whatever its size; running holds weights and cache, and little else."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from synthetic import write_llama
 GIB = 1 << 30
 CHECKPOINT_BYTES = 2 * GIB
 ALLOWED_BYTES = int(1.5 * GIB)
+ALLOWED_RUNTIME_BYTES = 120 << 20
+HUGE_PAGE_BYTES = 2 << 20
 
 
 class PeakMemory(threading.Thread):
@@ -74,3 +76,18 @@ def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
     over = watch.peak_bytes - idle_bytes()
     print(f"peak {watch.peak_bytes / GIB:.2f} GiB, {over / GIB:.2f} GiB over the idle process")
     assert over <= ALLOWED_BYTES
+
+
+@pytest.mark.parametrize("huge_pages", ["off", "on"])
+def test_running_takes_weights_cache_and_little_else(demo_runstream, huge_pages):
+    script = (
+        "import psutil\nfrom vamc_runtime import LLM, SamplingParams\n"
+        f"with LLM({str(demo_runstream)!r}, huge_pages={huge_pages!r}, kv_cache_tokens=1024) as llm:\n"
+        "    llm.generate([[5, 6, 7] * 30], SamplingParams(max_new_tokens=8))\n"
+        "    kv = llm.manifest.kv_cache\n"
+        "    print(psutil.Process().memory_info().rss, kv.page_bytes * 1024 // kv.page_tokens, kv.num_layers)"
+    )
+    resident, cache, layers = map(int, run_process(sys.executable, "-c", script).output.split())
+    weights = (demo_runstream / "rank_0" / "params.safetensors").stat().st_size
+    rounding = (layers + 1) * HUGE_PAGE_BYTES if huge_pages == "on" else 0
+    assert resident <= ALLOWED_RUNTIME_BYTES + weights + cache + rounding

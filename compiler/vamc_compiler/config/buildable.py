@@ -6,9 +6,10 @@ from vamc_runtime.errors import UserError
 
 from .schema import BuildConfig
 
+BUILDABLE_QUANTIZATIONS = ("int8_per_channel", "w8a8_dynamic")
 BUILDABLE = (
-    "frontend.quantize absent (fp16) or of type int8_per_channel, backend.target.kind llvm, "
-    "frontend.shape.input_ids with both lengths"
+    f"frontend.quantize absent (fp16, bf16) or of type {' or '.join(BUILDABLE_QUANTIZATIONS)}, "
+    "backend.target.kind llvm, frontend.shape.input_ids with both lengths"
 )
 
 
@@ -20,7 +21,7 @@ def check_buildable(config: BuildConfig) -> None:
     """
     obstacles: dict[str, str] = {}
     quantize = config.frontend.quantize
-    if quantize is not None and quantize.type != "int8_per_channel":
+    if quantize is not None and quantize.type not in BUILDABLE_QUANTIZATIONS:
         obstacles["frontend.quantize.type"] = quantize.type
     if config.backend.target.kind != "llvm":
         obstacles["backend.target.kind"] = config.backend.target.kind

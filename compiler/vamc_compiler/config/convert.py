@@ -100,9 +100,13 @@ def _check(constraint: Any, value: Any, kind: Any, place: Place) -> None:
 
 
 def _choice(choices: tuple[str, ...], given: Expanded, place: Place) -> str:
-    if given.text in choices and (given.retyped or isinstance(given.value, str)):
+    # YAML 1.1 reads an unquoted `on` or `off` as a boolean; as a choice, the text counts.
+    if given.text in choices and (given.retyped or isinstance(given.value, (str, bool))):
         return given.text
-    nearest = nearest_name(given.text.lower(), list(choices))
+    meant = given.text.lower()
+    if isinstance(given.value, bool) and {"on", "off"} <= set(choices):
+        meant = "on" if given.value else "off"
+    nearest = nearest_name(meant, list(choices))
     raise RefusalError(
         place,
         f"found {describe_value(given.value, given.text)}",

@@ -6,21 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .problems import Place
-from .rules import TYPE_KEY
+from .rules import DTYPE_KEY, TYPE_KEY
 
 Values = Mapping[str, Any]  # settings by dotted key
 
+CALIBRATING = frozenset({"w8a16_gptq", "w16kv8"})
 _VACC = "it steers VACC cards, and this target has none"
 
 # Dotted key -> why it has no effect, or a function that says so for the values at hand (empty: it has one).
 NO_EFFECT: Mapping[str, str | Callable[[Values], str]] = {
     "frontend.model_kwargs.b2s": "the runtime forms its batches from the requests it has",
     "frontend.model_kwargs.align_qkv": "heads are padded or repeated whenever tp requires it",
+    "frontend.quantize.lm_head": lambda values: _unless_weights_are_quantized(values),
     "frontend.quantize.device": "quantization runs on the CPU",
     "frontend.quantize.calib_args": lambda values: _unless_gptq(values, "it has no calibration to steer"),
     "backend.type": lambda values: _VACC if values.get("backend.type") == "tvm_vacc" else "",
     "backend.merge_params": "the parameters of a rank are always one file",
     "backend.remove_params": "the parameters are always outside the library",
+    "backend.compile.prefill_precision": lambda values: _unless_fp16(values),
     "backend.compile.data_type": f"{_VACC}; weights have the type of backend.dtype",
     "backend.compile.gather_data_vccl_dsp_enable": _VACC,
     "backend.compile.stream_mode": _VACC,
@@ -54,4 +57,18 @@ def _unless_calibrating(values: Values) -> str:
     quantization = values.get(TYPE_KEY)
     if quantization is None:
         return "nothing is quantized"
-    return f"{quantization} does not calibrate" if quantization == "int8_per_channel" else ""
+    return "" if quantization in CALIBRATING else f"{quantization} does not calibrate"
+
+
+def _unless_weights_are_quantized(values: Values) -> str:
+    return "w16kv8 leaves all weights in 16 bits" if values.get(TYPE_KEY) == "w16kv8" else ""
+
+
+def _unless_fp16(values: Values) -> str:
+    """Why `prefill_precision` changes nothing."""
+    if values.get("backend.compile.prefill_precision") is None:
+        return ""
+    quantization = values.get(TYPE_KEY)
+    if quantization is not None:
+        return f"the arithmetic of a prefill follows from {quantization}"
+    return f"{DTYPE_KEY}: bf16 computes a prefill in bf16" if values.get(DTYPE_KEY) == "bf16" else ""

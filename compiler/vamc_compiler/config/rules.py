@@ -7,11 +7,12 @@ from typing import Any
 
 from .problems import Place, Problem
 
-# Quantization -> allowed dtypes. w16kv8 keeps fp16 weights and has an int8 KV cache; existing files say
-# `dtype: int8` for it and mean the cache.
+# Quantization -> allowed dtypes, the one to propose first. w16kv8 keeps fp16 weights and has an int8 KV cache;
+# existing files say `dtype: int8` for it and mean the cache.
 DTYPES_OF_QUANTIZATION: Mapping[str | None, tuple[str, ...]] = {
-    None: ("fp16",),
+    None: ("fp16", "bf16"),
     "int8_per_channel": ("int8",),
+    "w8a8_dynamic": ("int8",),
     "w8a16_gptq": ("int8",),
     "w16kv8": ("fp16", "int8"),
 }
@@ -35,7 +36,7 @@ def find_contradictions(values: Mapping[str, Any], places: Mapping[str, Place]) 
         return
     if quantization is None:
         found = f"{dtype} without a {TYPE_KEY}"
-        expected = f"{allowed[0]} where nothing is quantized"
+        expected = f"{' or '.join(allowed)} where nothing is quantized"
         fix = f"add {TYPE_KEY}: int8_per_channel, or set {DTYPE_KEY}: fp16"
     else:
         found = f"{dtype} together with {TYPE_KEY}: {quantization} ({places[TYPE_KEY]})"

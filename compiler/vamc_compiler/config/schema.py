@@ -14,12 +14,14 @@ from .constraints import CpuName, DirectoryName, InputPath, NonNegativeInt, Outp
 
 FrontendType = Literal["huggingface"]
 ModelArch = Literal["vacc"]
-QuantizeType = Literal["int8_per_channel", "w8a16_gptq", "w16kv8"]
+QuantizeType = Literal["int8_per_channel", "w8a8_dynamic", "w8a16_gptq", "w16kv8"]
 BackendType = Literal["tvm", "tvm_vacc"]
-Dtype = Literal["fp16", "int8"]
+Dtype = Literal["fp16", "bf16", "int8"]
+PrefillPrecision = Literal["fp32", "bf16"]
 TargetKind = Literal["llvm", "cuda"]
 DatasetType = Literal["huggingface"]
 DatasetName = Literal["c4", "ceval", "alpaca"]
+HugePages = Literal["auto", "on", "off"]
 
 LENGTH_MULTIPLE_TOKENS = 16
 NOT_A_SETTING: Mapping[str, Any] = {"setting": False}  # metadata of fields that are no YAML keys
@@ -70,7 +72,10 @@ class QuantizeConfig:
     """Which tensors are quantized, and how."""
 
     type: QuantizeType
-    """int8_per_channel, w8a16_gptq: weights int8; w16kv8: KV cache int8."""
+    """int8_per_channel, w8a16_gptq: weights int8; w8a8_dynamic: weights and activations int8, the latter with one
+    scale per token; w16kv8: KV cache int8."""
+    lm_head: bool = False
+    """Quantize the language-model head too."""
     device: str = "cpu"
     """Device that calibrates, for example cuda:0."""
     calib_args: CalibArgs = field(default_factory=CalibArgs)
@@ -105,8 +110,14 @@ class TargetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:
-    """Options of the VACC compiler: loaded so that existing files work, without effect on other targets."""
+    """How the code computes.
 
+    All but the first are options of VACC cards: loaded so that existing files work, without effect on other targets.
+    """
+
+    prefill_precision: PrefillPrecision | None = None
+    """Arithmetic of the linear layers in prefill, for fp16 weights: bf16 rounds activations and weights to bfloat16
+    on the way and is about twice as fast where the CPU has avx512_bf16; None is fp32."""
     data_type: NonNegativeInt = 0
     """Compute type code; 0 is fp16."""
     gather_data_vccl_dsp_enable: bool = False
@@ -130,7 +141,7 @@ class BackendConfig:
     type: BackendType = "tvm"
     """Compiler; `tvm_vacc` is read as `tvm`."""
     dtype: Dtype
-    """Type of the weights in the artifacts."""
+    """Type of the weights in the artifacts; bf16 also computes the linear layers of a prefill in bf16."""
     merge_params: bool = True
     """All parameters of a rank in one file."""
     remove_params: bool = False
@@ -138,7 +149,7 @@ class BackendConfig:
     target: TargetConfig = field(default_factory=TargetConfig)
     """Machines to compile for."""
     compile: CompileOptions = field(default_factory=CompileOptions)
-    """Options of the VACC compiler."""
+    """How the code computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +183,14 @@ class WorkspaceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Defaults for whoever loads the runstream."""
+
+    huge_pages: HugePages = "auto"
+    """Where the weights lie: on copies them into huge pages, off maps the file, auto decides on the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """Everything one build needs to know."""
 
@@ -185,6 +204,8 @@ class BuildConfig:
     """Calibration data."""
     workspace: WorkspaceConfig = field(default_factory=WorkspaceConfig)
     """Place and size of the build."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Defaults for whoever loads the runstream."""
 
     source_path: Path = field(metadata=NOT_A_SETTING)
     """The YAML file, absolute."""

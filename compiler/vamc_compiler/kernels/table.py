@@ -1,42 +1,77 @@
-"""Which kernel lowers which op on which kind of target.
+"""Which kernel lowers which op on which CPU.
 
-To replace a kernel, write a file beside this one and change its row. A kernel is an object with `emit`, called with
-the BlockBuilder, the op's inputs and keyword attributes, and `packing`, the layout it wants its weight in.
+To add a kernel, write its arithmetic in a file beside this one and name it here. Every arithmetic that can lower an op
+reads the same packed weight, so that one set of weights serves all libraries of a runstream.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from vamc_compiler.kernels.activations import FLOAT32, FLOAT32_AND_BFLOAT16, Format
+from vamc_compiler.kernels.dot_bf16 import BFloat16Dot, HalfToBFloat16Dot
+from vamc_compiler.kernels.dot_float import HalfFma, PairFma
+from vamc_compiler.kernels.dot_int8 import DIGITS_8, DIGITS_16, WHOLE_8, WHOLE_16, Pairs, Vnni
+from vamc_compiler.kernels.instruction_set import InstructionSet
+from vamc_compiler.kernels.linear import Arithmetic
+from vamc_compiler.kernels.paged_attention import TileShape
+from vamc_compiler.packing import Packing
 
-from vamc_compiler.kernels.linear_panel import LINEAR_FLOAT16, LINEAR_INT8_PER_CHANNEL
-from vamc_compiler.kernels.paged_attention import PAGED_ATTENTION
-from vamc_compiler.packing import PanelPacking
+ANY_TOKENS = 1 << 62
+SMALL_BATCH = 16
+"""Up to this many tokens a call waits for memory, and `prefill_precision: bf16` brings nothing."""
 
-
-class Kernel(Protocol):
-    """What the table holds."""
-
-    @property
-    def packing(self) -> PanelPacking | None:
-        """Layout of the weight input; None when the op has no weight."""
-
-    def emit(self, builder: Any, *inputs: Any, **attributes: Any) -> Any:
-        """Add the kernel's function to the module and a call of it; returns the result's expression."""
-
-
-_TABLE: dict[tuple[str, str], Kernel] = {
-    ("Linear", "llvm"): LINEAR_FLOAT16,
-    ("QuantizedLinearPerChannel", "llvm"): LINEAR_INT8_PER_CHANNEL,
-    ("PagedAttention", "llvm"): PAGED_ATTENTION,
-}
+Choices = tuple[tuple[int, Arithmetic], ...]
+"""(most tokens, arithmetic), ascending."""
 
 
 class KernelTable:
-    """The kernels of one kind of target."""
+    """The kernels of one CPU.
 
-    def __init__(self, target_kind: str) -> None:
-        self.target_kind = target_kind
+    Args:
+        instructions: what the CPU can do.
+        bfloat16_prefill: multiply float16 weights in bfloat16 where a step has many tokens.
+    """
 
-    def for_op(self, op: str) -> Kernel:
-        """The kernel that lowers `op`; every op of `vamc_compiler.ops` that needs one has a row."""
-        return _TABLE[op, self.target_kind]
+    def __init__(self, instructions: InstructionSet, *, bfloat16_prefill: bool = False) -> None:
+        self.instructions = instructions
+        self._bfloat16_prefill = bfloat16_prefill and instructions.bf16
+
+    def linear(self, op: str, weight_dtype: str) -> Choices:
+        """The arithmetic of a linear op, by the number of tokens."""
+        if op == "QuantizedLinearPerChannel":
+            return ((ANY_TOKENS, self._int8(16)),)
+        if op == "QuantizedLinearDynamic":
+            return ((ANY_TOKENS, self._int8(8)),)
+        assert op == "Linear", "every linear op is named here"
+        if weight_dtype == "bfloat16":
+            return ((ANY_TOKENS, self._bfloat16()),)
+        wide = self.instructions.avx512
+        form = FLOAT32_AND_BFLOAT16 if self._bfloat16_prefill else FLOAT32
+        exact = HalfFma(rows=6 if wide else 3, panels=4 if wide else 2, form=form)
+        if not self._bfloat16_prefill:
+            return ((ANY_TOKENS, exact),)
+        return ((SMALL_BATCH, exact), (ANY_TOKENS, HalfToBFloat16Dot()))
+
+    def _int8(self, activation_bits: int) -> Arithmetic:
+        wide = activation_bits == 16
+        if self.instructions.vnni:
+            return Vnni(DIGITS_16, rows=3) if wide else Vnni(DIGITS_8, rows=6)
+        form = WHOLE_16 if wide else WHOLE_8
+        return Pairs(form, width=32, rows=6) if self.instructions.avx512 else Pairs(form, width=16, rows=3)
+
+    def _bfloat16(self) -> Arithmetic:
+        if self.instructions.bf16:
+            return BFloat16Dot()
+        return PairFma(rows=6, panels=4) if self.instructions.avx512 else PairFma(rows=3, panels=2)
+
+    def packing(self, op: str, weight_dtype: str) -> Packing:
+        """Layout of the weight of a linear op."""
+        return self.linear(op, weight_dtype)[0][1].packing
+
+    def form(self, op: str, weight_dtype: str) -> Format:
+        """How a linear op wants its input."""
+        return self.linear(op, weight_dtype)[-1][1].form
+
+    @property
+    def attention(self) -> TileShape:
+        """The tile of the attention kernel."""
+        return TileShape(rows=6, vectors=4) if self.instructions.avx512 else TileShape(rows=3, vectors=2)

@@ -18,6 +18,7 @@ WEIGHTS_FILE = "weights.safetensors"
 _ONNX_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
     "float16": onnx.TensorProto.FLOAT16,
+    "bfloat16": onnx.TensorProto.BFLOAT16,
     "int8": onnx.TensorProto.INT8,
 }
 

@@ -12,7 +12,7 @@ from vamc_compiler.ops.collectives import exchange
 from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
 
 if TYPE_CHECKING:
-    from vamc_compiler.kernels.table import KernelTable
+    from vamc_compiler.kernels.emitter import Emitter
 
 PACKED_FUNCTION = "vamc.all_gather"
 
@@ -38,7 +38,7 @@ def _function_body(node: onnx.NodeProto) -> str:
     }"""
 
 
-def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: Emitter) -> Any:
     from tvm import relax
 
     x = builder.normalize(inputs[0])

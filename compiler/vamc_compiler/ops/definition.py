@@ -15,14 +15,14 @@ import onnx
 import torch
 
 if TYPE_CHECKING:
-    from vamc_compiler.kernels.table import KernelTable
+    from vamc_compiler.kernels.emitter import Emitter
 
 DOMAIN = "vamc"
 OPSET_VERSION = 1
 ONNX_OPSET_VERSION = 23
 
-# (BlockBuilder, input expressions, node attributes, kernels of the target) -> output expression
-Lowering = Callable[[Any, Sequence[Any], Mapping[str, Any], "KernelTable"], Any]
+# (BlockBuilder, input expressions, node attributes, emitter of the target's kernels) -> output expression
+Lowering = Callable[[Any, Sequence[Any], Mapping[str, Any], "Emitter"], Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class VamcOp:
     """Text of the ONNX function for a node: ops with optional inputs or attributes differ by node."""
     lower: Lowering
     weight_input: int | None = None
-    """Index of the input that the kernel wants packed; None when the op has no weight."""
+    """Index of the input that the kernel wants packed; None when the op has no weight. Input 0 is then x."""
+    rows_output: int | None = None
+    """Index of the output that the kernel can write in the format of the linear layers that read it."""
 
     def function(self, node: onnx.NodeProto) -> onnx.FunctionProto:
         """The ONNX function that gives `node` its meaning in standard ops."""

@@ -11,11 +11,11 @@ import torch
 from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
 
 if TYPE_CHECKING:
-    from vamc_compiler.kernels.table import KernelTable
+    from vamc_compiler.kernels.emitter import Emitter
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Multiply x float32 [n, i] by weight float16|float32 [o, i]; returns float32 [n, o]."""
+    """Multiply x float32 [n, i] by weight float16|bfloat16|float32 [o, i]; returns float32 [n, o]."""
     if exporting():
         return emit_node("Linear", (x, weight), [(x.dtype, (x.shape[0], weight.shape[0]))])[0]
     return torch.nn.functional.linear(x, weight.to(x.dtype))
@@ -30,9 +30,8 @@ def _function_body(node: onnx.NodeProto) -> str:
     }"""
 
 
-def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
-    x, packed = inputs[:2]
-    return kernels.for_op("Linear").emit(builder, x, packed, out_features=attributes["out_features"])
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: Emitter) -> Any:
+    return kernels.linear(builder, "Linear", inputs, attributes)
 
 
 LINEAR = VamcOp("Linear", _function_body, _lower, weight_input=1)

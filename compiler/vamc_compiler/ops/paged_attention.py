@@ -2,8 +2,8 @@
 
 Dimension letters: n tokens of the step (of any sequences, flattened), h query heads, g key/value heads (h is a
 multiple of g: grouped-query attention), d head width, b sequences, p pages per sequence in the table, P pages in the
-cache, s tokens per page. Rotary embedding is applied before; ALiBi slopes, when given, add slope * key position
-inside (the form of Baichuan2-13B: the absolute key index, equal to the relative form up to a constant per row).
+cache, s tokens per page. Rotary embedding (rotate-half form), when given, is applied to
+queries and keys inside; ALiBi slopes, when given, add slope * key position (the form of Baichuan2-13B: the absolute key index, equal to the relative form up to a constant per row).
 
 Cache layout: kv_cache float16 [P, 2, g, s, d]; index 0 of the second axis holds keys, 1 values. A head's keys of one
 page lie together, so a kernel streams them.
@@ -20,7 +20,14 @@ import torch
 from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
 
 if TYPE_CHECKING:
-    from vamc_compiler.kernels.table import KernelTable
+    from vamc_compiler.kernels.emitter import Emitter
+
+
+def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotate x float32 [n, heads, d] by the angles of its tokens, rotate-half form (arXiv 2104.09864)."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cosine + turned * sine
 
 
 def paged_attention(
@@ -33,6 +40,7 @@ def paged_attention(
     page_table: torch.Tensor,
     scale: float,
     slopes: torch.Tensor | None = None,
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend from each token to the keys at positions 0..position of its own sequence.
 
@@ -46,6 +54,7 @@ def paged_attention(
         page_table: int32 [b, p], the cache page that holds positions p*s .. p*s+s-1 of each sequence.
         scale: factor on query·key, usually d ** -0.5.
         slopes: float32 [h] ALiBi slopes; None for models without.
+        rotary: cosine and sine float32 [n, 1, d] of each token's angles; None for models without.
 
     Returns:
         float32 [n, h, d] and the cache with the step's keys and values written.
@@ -53,9 +62,12 @@ def paged_attention(
     if exporting():
         inputs = [query, key, value, kv_cache, position_ids, seq_ids, page_table]
         inputs += [] if slopes is None else [slopes]
+        inputs += [] if rotary is None else list(rotary)
         outputs = [(query.dtype, query.shape), (kv_cache.dtype, kv_cache.shape)]
         result = emit_node("PagedAttention", inputs, outputs, {"scale": scale})
         return result[0], result[1]
+    if rotary is not None:
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads, page_tokens = kv_cache.shape[2:4]
     position, row = position_ids.long(), seq_ids.long()
@@ -80,6 +92,28 @@ def paged_attention(
     return attended.permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_dim), kv_cache
 
 
+_NUM_INPUTS = 7
+"""Inputs that every node has; then come slopes, or cosine and sine, or all three."""
+
+
+def _options(num_inputs: int) -> tuple[bool, bool]:
+    """Whether a node has slopes, and whether it has cosine and sine."""
+    extra = num_inputs - _NUM_INPUTS
+    return extra in (1, 3), extra in (2, 3)
+
+
+def _rotation(name: str) -> str:
+    """ONNX text that rotates the tensor `name` to `name_rotated`."""
+    return f"""
+      {name}_low = Slice({name}, zero, half_1d, minus_one)
+      {name}_high = Slice({name}, half_1d, d, minus_one)
+      {name}_negative = Neg({name}_high)
+      {name}_turned = Concat <axis = -1> ({name}_negative, {name}_low)
+      {name}_straight = Mul({name}, cosine)
+      {name}_crossed = Mul({name}_turned, sine)
+      {name}_rotated = Add({name}_straight, {name}_crossed)"""
+
+
 _NO_BIAS = "      scores = Identity(scores_scaled)"
 _ALIBI_BIAS = """\
       slopes_shape = Concat <axis = 0> (g, minus_one, one, one)
@@ -90,9 +124,12 @@ _ALIBI_BIAS = """\
 
 
 def _function_body(node: onnx.NodeProto) -> str:
-    has_slopes = len(node.input) > 7
+    has_slopes, has_rotary = _options(len(node.input))
+    options = ", slopes" * has_slopes + ", cosine, sine" * has_rotary
+    rotation = "\n      half_1d = Div(d, two)" + _rotation("query") + _rotation("key") if has_rotary else ""
+    rotated = "_rotated" * has_rotary
     return f"""
-    PagedAttention <scale> (query, key, value, kv_cache, position_ids, seq_ids, page_table{", slopes" * has_slopes})
+    PagedAttention <scale> (query, key, value, kv_cache, position_ids, seq_ids, page_table{options})
         => (attended, kv_updated) {{
       zero = Constant <value_ints = [0]> ()
       one = Constant <value_ints = [1]> ()
@@ -107,7 +144,7 @@ def _function_body(node: onnx.NodeProto) -> str:
       h_d = Shape <start = 1, end = 3> (query)
       d = Shape <start = 2, end = 3> (query)
       g = Shape <start = 2, end = 3> (kv_cache)
-      s = Shape <start = 3, end = 4> (kv_cache)
+      s = Shape <start = 3, end = 4> (kv_cache){rotation}
 
       page_index = Div(position, s)
       slot = Mod(position, s)
@@ -130,7 +167,7 @@ def _function_body(node: onnx.NodeProto) -> str:
       head = Reshape(head_range, shape_11g1)
       head_all = Expand(head, update_shape)
       write_index = Concat <axis = 3> (page_all, half_all, head_all, slot_all)
-      key_column = Unsqueeze(key, one)
+      key_column = Unsqueeze(key{rotated}, one)
       value_column = Unsqueeze(value, one)
       key_value = Concat <axis = 1> (key_column, value_column)
       key_value_stored = CastLike(key_value, kv_cache)
@@ -160,7 +197,7 @@ def _function_body(node: onnx.NodeProto) -> str:
       visible = And(same_row, not_later)
 
       query_shape = Concat <axis = 0> (n, g, minus_one, d)
-      query_by_token = Reshape(query, query_shape)
+      query_by_token = Reshape(query{rotated}, query_shape)
       query_grouped = Transpose <perm = [1, 2, 0, 3]> (query_by_token)
       keys_transposed = Transpose <perm = [0, 1, 3, 2]> (keys_grouped)
       scores_raw = MatMul(query_grouped, keys_transposed)
@@ -177,9 +214,13 @@ def _function_body(node: onnx.NodeProto) -> str:
     }}"""
 
 
-def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
-    slopes = inputs[7] if len(inputs) > 7 else None
-    return kernels.for_op("PagedAttention").emit(builder, *inputs[:7], scale=attributes["scale"], slopes=slopes)
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: Emitter) -> Any:
+    has_slopes, has_rotary = _options(len(inputs))
+    slopes = inputs[_NUM_INPUTS] if has_slopes else None
+    rotary = inputs[-2:] if has_rotary else []
+    return kernels.paged_attention(
+        builder, inputs[:_NUM_INPUTS], scale=attributes["scale"], slopes=slopes, rotary=rotary
+    )
 
 
 PAGED_ATTENTION = VamcOp("PagedAttention", _function_body, _lower)

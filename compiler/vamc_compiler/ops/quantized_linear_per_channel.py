@@ -15,7 +15,7 @@ import torch
 from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
 
 if TYPE_CHECKING:
-    from vamc_compiler.kernels.table import KernelTable
+    from vamc_compiler.kernels.emitter import Emitter
 
 
 def quantized_linear_per_channel(x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor) -> torch.Tensor:
@@ -37,10 +37,8 @@ def _function_body(node: onnx.NodeProto) -> str:
     }"""
 
 
-def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: KernelTable) -> Any:
-    x, packed, scale = inputs[:3]
-    kernel = kernels.for_op("QuantizedLinearPerChannel")
-    return kernel.emit(builder, x, packed, scale, out_features=attributes["out_features"])
+def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], kernels: Emitter) -> Any:
+    return kernels.linear(builder, "QuantizedLinearPerChannel", inputs, attributes)
 
 
 QUANTIZED_LINEAR_PER_CHANNEL = VamcOp("QuantizedLinearPerChannel", _function_body, _lower, weight_input=1)

@@ -19,9 +19,10 @@ import tvm.relax.frontend.onnx.onnx_frontend as onnx_frontend
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
+from vamc_compiler.kernels.emitter import Emitter
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.ops import DOMAIN, OPS, VamcOp
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import ParameterSpec
 
 STEP_FUNCTION = "step"
@@ -32,51 +33,81 @@ class ImportedStep:
     """The Relax module, and how its kernels want the weights."""
 
     module: Any
-    packings: Mapping[str, PanelPacking]
+    packings: Mapping[str, Packing]
 
 
 def plan_packings(
     model: onnx.ModelProto, parameters: Sequence[ParameterSpec], kernels: KernelTable
-) -> dict[str, PanelPacking]:
+) -> dict[str, Packing]:
     """The layout of every parameter that a kernel reads packed, by name."""
-    names = {spec.name for spec in parameters}
-    packings: dict[str, PanelPacking] = {}
+    dtypes = {spec.name: spec.dtype for spec in parameters}
+    packings: dict[str, Packing] = {}
     for node in model.graph.node:
         op = OPS.get(node.op_type) if node.domain == DOMAIN else None
         if op is None or op.weight_input is None:
             continue
-        packing = kernels.for_op(op.name).packing
         weight = node.input[op.weight_input]
-        if packing is not None and weight in names:
-            packings[weight] = packing
+        packings[weight] = kernels.packing(op.name, dtypes[weight])
     return packings
 
 
 def _prepare(
-    model: onnx.ModelProto, parameters: Sequence[ParameterSpec], packings: Mapping[str, PanelPacking]
+    model: onnx.ModelProto, parameters: Sequence[ParameterSpec], packings: Mapping[str, Packing]
 ) -> onnx.ModelProto:
     """A copy with `vamc` ops renamed, packed weights in their packed shapes, and true widths as attributes."""
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
     del prepared.functions[:]
-    shapes = {spec.name: spec.shape for spec in parameters}
+    specs = {spec.name: spec for spec in parameters}
     for value in prepared.graph.input:
-        if value.name in packings:
-            shape = packings[value.name].packed_shape(shapes[value.name])
-            element = value.type.tensor_type.elem_type
-            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, element, shape))
+        if value.name not in specs:
+            continue
+        spec = specs[value.name]
+        shape = packings[spec.name].packed_shape(spec.shape) if spec.name in packings else spec.shape
+        # bfloat16 goes through Relax as its bits: TVM would turn arithmetic on it into float32.
+        bfloat16 = spec.dtype == "bfloat16"
+        element = onnx.TensorProto.UINT16 if bfloat16 else value.type.tensor_type.elem_type
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, element, shape))
+    for node, consumer in plan_consumers(prepared, specs).items():
+        prepared.graph.node[node].attribute.append(onnx.helper.make_attribute("consumer", consumer))
     for node in prepared.graph.node:
         if node.domain != DOMAIN:
             continue
         weight_input = OPS[node.op_type].weight_input
         if weight_input is not None:
-            width = shapes[node.input[weight_input]][0]
-            node.attribute.append(onnx.helper.make_attribute("out_features", width))
+            spec = specs[node.input[weight_input]]
+            for name, attribute in zip(("out_features", "in_features"), spec.shape, strict=True):
+                node.attribute.append(onnx.helper.make_attribute(name, attribute))
+            node.attribute.append(onnx.helper.make_attribute("weight_dtype", spec.dtype))
         node.op_type, node.domain = f"{DOMAIN}_{node.op_type}", ""
     return prepared
 
 
-def _converter(op: VamcOp, kernels: KernelTable) -> type:
+def plan_consumers(model: onnx.ModelProto, specs: Mapping[str, ParameterSpec]) -> dict[int, str]:
+    """Which nodes can write their rows in the format of the linear layers that read them, and no one else.
+
+    Returns the node's index -> "op:weight dtype" of those layers.
+    """
+    readers: dict[str, set[str | None]] = {value.name: {None} for value in model.graph.output}
+    for node in model.graph.node:
+        op = OPS.get(node.op_type) if node.domain == DOMAIN else None
+        for position, name in enumerate(node.input):
+            is_x = op is not None and op.weight_input is not None and position == 0
+            weight = specs[node.input[op.weight_input]] if op is not None and op.weight_input is not None else None
+            reader = f"{node.op_type}:{weight.dtype}" if is_x and weight is not None else None
+            readers.setdefault(name, set()).add(reader)
+    planned = {}
+    for index, node in enumerate(model.graph.node):
+        op = OPS.get(node.op_type) if node.domain == DOMAIN else None
+        if op is None or op.rows_output is None:
+            continue
+        kinds = readers.get(node.output[op.rows_output], set())
+        if len(kinds) == 1 and None not in kinds:
+            planned[index] = str(next(iter(kinds)))
+    return planned
+
+
+def _converter(op: VamcOp, kernels: Emitter) -> type:
     def convert(cls: type, builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
         return op.lower(builder, [x for x in inputs if x is not None], attributes, kernels)
 
@@ -99,7 +130,7 @@ class _Gather(onnx_frontend.Gather):  # type: ignore[misc]  # the front end has 
 
 
 @contextlib.contextmanager
-def _vamc_converters(kernels: KernelTable) -> Iterator[None]:
+def _vamc_converters(kernels: Emitter) -> Iterator[None]:
     """Let the front end know the `vamc` ops while it imports."""
     original = onnx_frontend._get_convert_map
     table = original() | {f"{DOMAIN}_{op.name}": _converter(op, kernels) for op in OPS.values()}
@@ -131,7 +162,7 @@ def import_step(
     assert [v.name for v in prepared.graph.input][-len(parameters) :] == [s.name for s in parameters], (
         "weights are the last inputs, in the order of the parameter list"
     )
-    with _vamc_converters(kernels), warnings.catch_warnings():
+    with _vamc_converters(Emitter(kernels)), warnings.catch_warnings():
         # Expected: dots in names become underscores, and ONNX's checker does not know the renamed ops.
         warnings.simplefilter("ignore", UserWarning)
         module = from_onnx(prepared)

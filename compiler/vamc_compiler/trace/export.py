@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.ops import ONNX_OPSET_VERSION
 from vamc_compiler.parameters import ParameterSpec
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 
 KV_DTYPE = torch.float16
@@ -55,14 +56,14 @@ def kv_input_name(layer: int) -> str:
 
 
 def trace_rank(
-    source: ModelSource, *, rank: int, num_ranks: int, quantization: str | None, page_tokens: int
+    source: ModelSource, *, rank: int, num_ranks: int, precision: ModelPrecision, page_tokens: int
 ) -> TracedRank:
     """Trace one rank; no weight data is read and none is allocated."""
     config = source.config.for_rank(rank, num_ranks)
     num_layers = config.num_hidden_layers
     with _quiet():
         with FakeTensorMode():
-            model = build_rank(source, config, quantization)
+            model = build_rank(source, config, precision)
             slots = model.num_kv_slots
             assert isinstance(slots, int), "CausalLM states its cache width"
             parameters = list_parameters(model)

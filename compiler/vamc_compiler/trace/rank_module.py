@@ -10,26 +10,39 @@ from torch import nn
 from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.parameters import FromCheckpoint, Origin, ParameterDType, ParameterSpec
+from vamc_compiler.precision import ModelPrecision
 
 _DTYPES: dict[torch.dtype, ParameterDType] = {
     torch.float32: "float32",
     torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
     torch.int8: "int8",
 }
 
 
-def build_rank(source: ModelSource, config: ModelConfig, quantization: str | None) -> nn.Module:
+def build_rank(source: ModelSource, config: ModelConfig, precision: ModelPrecision) -> nn.Module:
     """Instantiate the modeling file's class for the rank in `config`, quantized by module swap when asked.
+
+    Weights that stay in 16 bits have the type that `precision` names.
 
     Call it under `FakeTensorMode` to spend no memory on weights.
     """
     model: nn.Module = source.model_class()(config)
-    if quantization == "int8_per_channel":
-        count = source.load("quantizer_vacc.py").quantize(model)
+    if precision.quantization is not None:
+        quantize = source.load("quantizer_vacc.py").quantize
+        count = quantize(model, precision.quantization, lm_head=precision.lm_head)
         assert count, "a decoder has linear layers to quantize"
-    else:
-        assert quantization is None, f"check_buildable lets {quantization} through"
+    if precision.half == "bfloat16":
+        _store_bfloat16(model)
     return model.eval()
+
+
+def _store_bfloat16(model: nn.Module) -> None:
+    """Replace float16 weights by bfloat16 ones of the same shape; their values come later, from the checkpoint."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dtype == torch.float16:
+                setattr(module, name, nn.Parameter(torch.empty(weight.shape, dtype=torch.bfloat16), requires_grad=False))
 
 
 def _absolute(path: str, origin: Origin) -> Origin:

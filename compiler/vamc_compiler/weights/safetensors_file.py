@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ALIGNMENT_BYTES = 64
-ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "int32": 4, "uint8": 1}
-_FORMAT_NAMES = {"float32": "F32", "float16": "F16", "int8": "I8", "int32": "I32", "uint8": "U8"}
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "uint8": 1}
+_FORMAT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "int32": "I32", "uint8": "U8"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import PANEL_OUTPUTS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType
 from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
@@ -36,7 +36,7 @@ class Destination:
     shape: tuple[int, ...]
     """The rank's shape before packing."""
     dtype: ParameterDType
-    packing: PanelPacking | None
+    packing: Packing | None
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,12 @@ def quantize_rows(rows: Rows, scales: Rows) -> npt.NDArray[np.int8]:
     return np.asarray(np.clip(np.rint(rows / scales[:, None]), -127, 127), np.int8)
 
 
+def to_bfloat16(rows: Rows) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bfloat16, ties to even; uint16, as numpy has no such type."""
+    pattern = np.ascontiguousarray(rows).view(np.uint32)
+    return np.asarray((pattern + 0x7FFF + ((pattern >> 16) & 1)) >> 16, np.uint16)
+
+
 def _check_finite(values: npt.NDArray[Any], task: TensorTask) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(
@@ -158,8 +164,8 @@ def _process(rows: Rows, columns: tuple[Piece, ...], task: TensorTask) -> npt.ND
         stored = quantize_rows(rows, scales)
     else:
         with np.errstate(over="ignore"):
-            stored = rows.astype(task.destination.dtype)
-    _check_finite(stored, task)
+            stored = to_bfloat16(rows) if task.destination.dtype == "bfloat16" else rows.astype(task.destination.dtype)
+    _check_finite(rows if task.destination.dtype == "bfloat16" else stored, task)
     return stored if task.destination.packing is None else task.destination.packing.pack(stored)
 
 
@@ -175,7 +181,7 @@ def write_tensor(task: TensorTask) -> int:
     row_pieces = _pieces(shard, 0, full_rows)
     column_pieces = _pieces(shard, 1, full_columns)
     num_rows = sum(piece.length for piece in row_pieces)
-    width = 1 if destination.packing is None else destination.packing.width
+    width = 1 if destination.packing is None else PANEL_OUTPUTS
     block = max(1, BLOCK_BYTES // (4 * full_columns) // width) * width
     position = destination.offset
     reader = os.open(source.path, os.O_RDONLY)

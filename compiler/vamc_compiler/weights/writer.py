@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
@@ -32,13 +32,13 @@ class RankFile:
     path: Path
     plan: FilePlan
     parameters: tuple[ParameterSpec, ...]
-    packings: Mapping[str, PanelPacking]
+    packings: Mapping[str, Packing]
 
 
 def plan_rank_file(
     path: Path,
     parameters: Sequence[ParameterSpec],
-    packings: Mapping[str, PanelPacking],
+    packings: Mapping[str, Packing],
     metadata: Mapping[str, str],
 ) -> RankFile:
     """Lay out one rank's parameters, packed where a kernel wants it; touches no file."""

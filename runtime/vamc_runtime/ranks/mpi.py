@@ -6,17 +6,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
-from vamc_runtime.machine import available_cores
-from vamc_runtime.ranks.place import share_of_cores
+from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.ranks.place import choose_cores
 
-_STEP_TAG = 1
+T = TypeVar("T")
+Task = Callable[[RankExecutor], Any]
+"""See `executor.Ranks.on_every_rank`."""
+_WORK_TAG = 1
 SPIN_SECONDS = 0.02
 """How long a waiting rank polls before it sleeps between looks: longer than a decode step, short for an idle server."""
 SLEEP_SECONDS = 0.0005
@@ -49,12 +52,15 @@ class MpiGroup:
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = local.Get_rank()
         """This rank among those of its host."""
-        self.num_local_ranks: int = local.Get_size()
+        self._cores = one_per_core(available_cores())
+        # Launchers may give each rank cores of its own; only ranks that were given the same ones share them.
+        same = [cores == self._cores for cores in local.allgather(self._cores)]
+        self._share, self._num_shares = sum(same[: self.local_rank]), sum(same)
         local.Free()
 
-    def share_of_cores(self) -> tuple[int, ...]:
-        """This rank's cores among the ranks of its host."""
-        return share_of_cores(available_cores(), self.local_rank, self.num_local_ranks)
+    def choose_cores(self, num_threads: int | None) -> tuple[int, ...]:
+        """This rank's cores; see `place.choose_cores`."""
+        return choose_cores(num_threads, self._cores, self._share, self._num_shares)
 
     def all_reduce(self, x: Any, out: Any) -> None:
         """Sum over ranks; called by the compiled step."""
@@ -85,19 +91,29 @@ class MpiGroup:
             if failed is not None:
                 raise RuntimeError(f"rank {rank} failed") from failed
 
-    def send_step(self, arguments: StepArguments | None) -> None:
-        """Rank 0: tell the others what to compute; None ends them."""
+    def send_work(self, work: StepArguments | Task | None) -> None:
+        """Rank 0: tell the others what to do; None ends them."""
         for rank in range(1, self.num_ranks):
-            self._comm.send(None if arguments is None else tuple(arguments), rank, _STEP_TAG)
+            self._comm.send(tuple(work) if isinstance(work, StepArguments) else work, rank, _WORK_TAG)
 
-    def receive_step(self) -> StepArguments | None:
-        """Other ranks: wait for the next step."""
+    def receive_work(self) -> StepArguments | Task | None:
+        """Other ranks: wait for the next step or task."""
         deadline = time.monotonic() + SPIN_SECONDS
-        while not self._comm.iprobe(0, _STEP_TAG):
+        while not self._comm.iprobe(0, _WORK_TAG):
             if time.monotonic() > deadline:
                 time.sleep(SLEEP_SECONDS)
-        received = self._comm.recv(source=0, tag=_STEP_TAG)
-        return None if received is None else StepArguments(*received)
+        received = self._comm.recv(source=0, tag=_WORK_TAG)
+        return StepArguments(*received) if isinstance(received, tuple) else received
+
+    def run_together(self, task: Task, local: RankExecutor) -> list[Any]:
+        """Do a task on every rank, begun at the same time; results, or the user's mistakes, in the order of ranks."""
+        self._comm.Barrier()
+        try:
+            result = task(local)
+        except UserError as error:
+            result = error
+        results: list[Any] = self._comm.allgather(result)
+        return results
 
     def abort(self) -> None:
         """End every rank at once, when this one can no longer take part."""
@@ -105,7 +121,7 @@ class MpiGroup:
 
 
 class MpiExecutor:
-    """Rank 0's executor: every step is sent to the other ranks and computed by all."""
+    """Rank 0's executor (`executor.Ranks`): every step is sent to the other ranks and computed by all."""
 
     def __init__(self, group: MpiGroup, local: RankExecutor) -> None:
         self._group = group
@@ -115,10 +131,21 @@ class MpiExecutor:
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
         self._in_step = True
-        self._group.send_step(arguments)
+        self._group.send_work(arguments)
         logits = self._local.step(arguments)
         self._in_step = False
         return logits
+
+    def on_every_rank(self, task: Callable[[RankExecutor], T]) -> list[T]:
+        """See `executor.Ranks`."""
+        self._in_step = True
+        self._group.send_work(task)
+        results = self._group.run_together(task, self._local)
+        self._in_step = False
+        for result in results:
+            if isinstance(result, UserError):
+                raise result
+        return results
 
     def end(self) -> None:
         """End the other ranks; at once when a step failed here, since they then wait inside a collective for ever."""
@@ -126,14 +153,17 @@ class MpiExecutor:
             if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
                 traceback.print_exc()
             self._group.abort()
-        self._group.send_step(None)
+        self._group.send_work(None)
 
 
 def serve_steps(group: MpiGroup, local: RankExecutor) -> None:
     """Ranks other than 0: compute what rank 0 sends until it ends."""
     try:
-        while (arguments := group.receive_step()) is not None:
-            local.step(arguments)
+        while (work := group.receive_work()) is not None:
+            if isinstance(work, StepArguments):
+                local.step(work)
+            else:
+                group.run_together(work, local)
     except BaseException:
         traceback.print_exc()
         group.abort()  # rank 0 waits inside a collective and could not be told otherwise

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.executor import Executor, RankExecutor, RankPlace
-from vamc_runtime.machine import available_cores
-from vamc_runtime.ranks.place import launched_rank
+from vamc_runtime.executor import RankExecutor, RankPlace, Ranks
+from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.ranks.options import RankOptions
+from vamc_runtime.ranks.place import choose_cores, launched_rank
 from vamc_runtime.runstream import Runstream, check_hashes, check_rank_weights, check_toolchain
+from vamc_runtime.weights_memory import OnLoad
 
 
 @contextlib.contextmanager
-def open_executor(runstream: Runstream, *, num_pages: int, verify_hash: bool) -> Iterator[Executor]:
-    """An executor for all ranks of a runstream.
+def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | None = None) -> Iterator[Ranks]:
+    """All ranks of a runstream.
 
     Under `mpiexec`, ranks other than 0 never reach the body: they compute what rank 0 sends and then end the
     process.
@@ -33,28 +36,35 @@ def open_executor(runstream: Runstream, *, num_pages: int, verify_hash: bool) ->
     if num_ranks == 1:
         check_toolchain(runstream)
         check_rank_weights(runstream, 0)
-        check_hashes(runstream, everything=verify_hash)  # before loading code: a damaged library ends the process
-        place = RankPlace(rank=0, cores=tuple(available_cores()), num_pages=num_pages)
-        with RankExecutor(runstream, place, None) as executor:
+        # Before loading code: a damaged library ends the process.
+        check_hashes(runstream, everything=options.verify_hash)
+        place = RankPlace(
+            rank=0,
+            cores=choose_cores(options.num_threads, one_per_core(available_cores())),
+            num_pages=options.num_pages,
+            huge_pages=options.effective_huge_pages(runstream.manifest),
+        )
+        with RankExecutor(runstream, place, None, on_load) as executor:
             yield executor
     elif launched is None:
         from vamc_runtime.ranks.remote import RemoteExecutor
 
-        with RemoteExecutor(runstream, num_pages=num_pages, verify_hash=verify_hash) as executor:
+        with RemoteExecutor(runstream, options, on_load) as executor:
             yield executor
     else:
-        with _as_rank(runstream, num_pages, verify_hash) as executor:
+        with _as_rank(runstream, options, on_load) as executor:
             yield executor
 
 
 @contextlib.contextmanager
-def _as_rank(runstream: Runstream, num_pages: int, verify_hash: bool) -> Iterator[Executor]:
+def _as_rank(runstream: Runstream, options: RankOptions, on_load: OnLoad | None) -> Iterator[Ranks]:
     from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
     from vamc_runtime.ranks.serve import open_rank
 
     group = MpiGroup()
-    local = open_rank(runstream.path, num_pages, group, verify_hash=verify_hash)
+    local = open_rank(runstream.path, options, group, on_load)
     if group.rank != 0:
+        os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
         serve_steps(group, local)
         raise SystemExit(0)
     executor = MpiExecutor(group, local)

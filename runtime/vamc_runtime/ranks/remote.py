@@ -13,18 +13,23 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.executor import StepArguments
+from vamc_runtime.executor import RankExecutor, StepArguments
 from vamc_runtime.ranks.mpi import missing_mpi
-from vamc_runtime.ranks.wire import receive, send
+from vamc_runtime.ranks.options import RankOptions
+from vamc_runtime.ranks.wire import Loading, receive, send
 from vamc_runtime.runstream import Runstream
+from vamc_runtime.weights_memory import OnLoad
 
+T = TypeVar("T")
 SOCKET_VARIABLE = "VAMC_RANK0_SOCKET"
 
 
@@ -44,15 +49,16 @@ def find_mpiexec() -> str:
 
 
 class RemoteExecutor:
-    """An executor whose ranks are child processes, started with the context and ended with it.
+    """Ranks (`executor.Ranks`) that are child processes, started with the context and ended with it.
 
     The socket is an inherited file descriptor: no name in the file system, and when this process dies, however it
     dies, rank 0 reads the end of the stream and ends all ranks.
     """
 
-    def __init__(self, runstream: Runstream, *, num_pages: int, verify_hash: bool) -> None:
+    def __init__(self, runstream: Runstream, options: RankOptions, on_load: OnLoad | None = None) -> None:
         self._runstream = runstream
-        self._options = ["--pages", str(num_pages), *(["--verify-hash"] * verify_hash)]
+        self._options = options
+        self._on_load = on_load
         self._socket: socket.socket
         self._process: subprocess.Popen[bytes] | None = None
         self._in_step = False
@@ -63,7 +69,7 @@ class RemoteExecutor:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*command, str(self._runstream.path), *self._options],
+                [*command, str(self._runstream.path), *self._options.command_line()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
                 env={**os.environ, SOCKET_VARIABLE: str(theirs.fileno())},
@@ -71,7 +77,9 @@ class RemoteExecutor:
                 start_new_session=True,  # Ctrl-C is this process's to handle; it ends the ranks itself
             )
         try:
-            self._receive()  # rank 0 reports that all ranks are ready, or why not
+            while isinstance(loading := self._receive(), Loading):  # until all ranks are ready, or rank 0 says why not
+                if self._on_load is not None:
+                    self._on_load(loading.done_bytes, loading.total_bytes)
         except BaseException:
             self._end()
             raise
@@ -84,17 +92,27 @@ class RemoteExecutor:
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
+        logits = self._ask(tuple(arguments))
+        assert isinstance(logits, np.ndarray), "rank 0 answers a step with logits"
+        return logits
+
+    def on_every_rank(self, task: Callable[[RankExecutor], T]) -> list[T]:
+        """See `executor.Ranks`."""
+        results = self._ask(task)
+        assert isinstance(results, list), "rank 0 answers a task with every rank's result"
+        return results
+
+    def _ask(self, work: object) -> object:
         if self._in_step:  # the answer on its way is the earlier step's
             raise RuntimeError("an earlier step was interrupted or failed: leave the context and open the LLM again")
         self._in_step = True
         try:
-            send(self._socket, tuple(arguments))
+            send(self._socket, work)
         except ConnectionError:
             raise self._ended() from None
-        logits = self._receive()
+        answer = self._receive()
         self._in_step = False
-        assert isinstance(logits, np.ndarray), "rank 0 answers a step with logits"
-        return logits
+        return answer
 
     def _receive(self) -> object:
         try:

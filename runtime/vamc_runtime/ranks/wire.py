@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pickle
 import socket
+from dataclasses import dataclass
 
 _LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Rank 0, while it starts: how much of its weights is in memory."""
+
+    done_bytes: int
+    total_bytes: int
 
 
 def send(stream: socket.socket, message: object) -> None:

@@ -26,7 +26,9 @@ from vamc_runtime.manifest import (
 )
 
 DIGEST = "a1" * 32
-_FORMAT_NAMES = {"float32": "F32", "float16": "F16", "int8": "I8", "int32": "I32", "uint8": "U8"}
+_FORMAT_NAMES = {"float32": "F32", "float16": "F16"} | {
+    f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32)
+}
 
 
 def write_safetensors(

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vamc_runtime.arrays import ALIGNMENT_BYTES, Staging, aligned_empty, as_tensor, zero_pages
+from vamc_runtime.arrays import (
+    ALIGNMENT_BYTES,
+    HUGE_PAGE_BYTES,
+    Staging,
+    aligned_empty,
+    as_tensor,
+    huge_pages,
+    zero_pages,
+)
 
 
 @given(num_bytes=st.integers(0, 70_000))
@@ -90,9 +100,10 @@ def resident_bytes() -> int:
 
 
 class TestZeroPages:
-    @pytest.mark.parametrize("num_bytes", [0, 1, 63, 4096, 4097, 1 << 20])
-    def test_zeros(self, num_bytes: int) -> None:
-        array = zero_pages(num_bytes)
+    @pytest.mark.parametrize("allocate", [zero_pages, huge_pages])
+    @pytest.mark.parametrize("num_bytes", [0, 1, 63, 4096, 4097, 1 << 20, (2 << 20) + 1])
+    def test_zeros(self, allocate: Callable[[int], npt.NDArray[np.uint8]], num_bytes: int) -> None:
+        array = allocate(num_bytes)
         assert array.dtype == np.uint8 and array.shape == (num_bytes,)
         assert not array.any()
         array[...] = 1
@@ -107,9 +118,13 @@ class TestZeroPages:
         array[: 64 << 20] = 1
         assert resident_bytes() - before >= 64 << 20
 
-    def test_memory_is_given_back(self) -> None:
+    def test_huge_pages_begin_at_one(self) -> None:
+        assert huge_pages(100).ctypes.data % HUGE_PAGE_BYTES == 0
+
+    @pytest.mark.parametrize("allocate", [zero_pages, huge_pages])
+    def test_memory_is_given_back(self, allocate: Callable[[int], npt.NDArray[np.uint8]]) -> None:
         before = resident_bytes()
-        array = zero_pages(64 << 20)
+        array = allocate(64 << 20)
         array[...] = 1
         del array
         assert resident_bytes() - before < 16 << 20

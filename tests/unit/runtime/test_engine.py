@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from vamc_runtime import LLM, SamplingParams, UserError, engine
 from vamc_runtime.engine import Piece
 from vamc_runtime.manifest import Limits
+from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import Runstream
 
 VOCAB = 400
@@ -51,8 +52,8 @@ def executor_of(llm: LLM) -> FakeExecutor:
 @pytest.fixture(autouse=True)
 def fake_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def open_executor(runstream: Runstream, *, num_pages: int, verify_hash: bool) -> Iterator[FakeExecutor]:
-        yield FakeExecutor(runstream.manifest, num_pages)
+    def open_executor(runstream: Runstream, options: RankOptions, on_load: object) -> Iterator[FakeExecutor]:
+        yield FakeExecutor(runstream.manifest, options.num_pages)
 
     monkeypatch.setattr(engine, "open_executor", open_executor)
 
@@ -394,15 +395,16 @@ class TestOpening:
         events: list[object] = []
 
         @contextlib.contextmanager
-        def opened(runstream: Runstream, *, num_pages: int, verify_hash: bool) -> Iterator[FakeExecutor]:
-            events.append((num_pages, verify_hash))
-            yield FakeExecutor(runstream.manifest, num_pages)
+        def opened(runstream: Runstream, options: RankOptions, on_load: object) -> Iterator[FakeExecutor]:
+            events.append((options, on_load))
+            yield FakeExecutor(runstream.manifest, options.num_pages)
             events.append("closed")
 
         monkeypatch.setattr(engine, "open_executor", opened)
-        with LLM(plain, kv_cache_tokens=17, verify_hash=True):
-            assert events == [(5, True)], "pages are rounded up"
-        assert events == [(5, True), "closed"]
+        options = {"verify_hash": True, "num_threads": 3, "huge_pages": "off"}
+        with LLM(plain, kv_cache_tokens=17, on_load=print, **options):
+            assert events == [(RankOptions(num_pages=5, **options), print)], "pages are rounded up"
+        assert events[1:] == ["closed"]
 
     @pytest.mark.parametrize("kv_cache_tokens", [0, -1, -100])
     def test_no_cache(self, plain: Path, kv_cache_tokens: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from vamc_runtime.errors import UserError
 from vamc_runtime.executor import StepArguments
-from vamc_runtime.ranks.mpi import MpiExecutor
+from vamc_runtime.ranks.mpi import MpiExecutor, Task
 
 ONE = np.array([1], np.int32)
 STEP = StepArguments(ONE, ONE, ONE, ONE.reshape(1, 1), ONE)
@@ -17,9 +20,13 @@ class FakeGroup:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.other_result: object = "rank 1"
 
-    def send_step(self, arguments: StepArguments | None) -> None:
-        self.events.append("end" if arguments is None else "step")
+    def send_work(self, work: StepArguments | Task | None) -> None:
+        self.events.append("end" if work is None else "step" if isinstance(work, StepArguments) else "task")
+
+    def run_together(self, task: Task, local: FakeRank) -> list[Any]:
+        return [task(local), self.other_result]
 
     def abort(self) -> None:
         self.events.append("abort")
@@ -59,3 +66,21 @@ def test_ranks_left_inside_a_collective_are_aborted(
             executor.end()
     assert group.events == ["step", "abort"]
     assert ("broken" in capsys.readouterr().err) == shown
+
+
+def test_a_task_runs_on_every_rank() -> None:
+    group, rank = FakeGroup(), FakeRank()
+    executor = MpiExecutor(group, rank)
+    assert executor.on_every_rank(lambda local: local is rank) == [True, "rank 1"]
+    executor.end()
+    assert group.events == ["task", "end"]
+
+
+def test_a_mistake_of_the_user_on_another_rank_is_raised_and_ends_nothing() -> None:
+    group = FakeGroup()
+    group.other_result = UserError("rank 1 has an old library")
+    executor = MpiExecutor(group, FakeRank())
+    with pytest.raises(UserError, match="old library"):
+        executor.on_every_rank(id)
+    executor.end()
+    assert group.events == ["task", "end"], "no rank waits inside a collective"

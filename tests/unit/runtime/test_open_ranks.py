@@ -14,6 +14,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankPlace
 from vamc_runtime.ranks import open as subject
 from vamc_runtime.ranks import remote
+from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import Runstream, open_runstream
 
 Loaded = list[tuple[RankPlace, Any]]
@@ -25,7 +26,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
     entered: Loaded = []
 
     class Executor:
-        def __init__(self, runstream: Runstream, place: RankPlace, collectives: Any) -> None:
+        def __init__(self, runstream: Runstream, place: RankPlace, collectives: Any, on_load: object) -> None:
             self.place, self.collectives = place, collectives
 
         def __enter__(self) -> Executor:
@@ -46,8 +47,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, value: tuple[int, int] | None) -> 
     monkeypatch.setattr(subject, "launched_rank", lambda: value)
 
 
-def open_it(path: Path, *, verify_hash: bool = False) -> None:
-    with subject.open_executor(open_runstream(path), num_pages=7, verify_hash=verify_hash):
+def open_it(path: Path, **options: Any) -> None:
+    with subject.open_executor(open_runstream(path), RankOptions(num_pages=7, **options)):
         pass
 
 
@@ -59,6 +60,15 @@ def test_one_rank_runs_in_this_process(
     launched(monkeypatch, start)
     open_it(tmp_path)
     assert loaded == [(RankPlace(rank=0, cores=(3, 5), num_pages=7), None)]
+
+
+def test_threads_and_huge_pages(tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.build(tmp_path)
+    launched(monkeypatch, None)
+    open_it(tmp_path, num_threads=1, huge_pages="on")
+    assert loaded == [(RankPlace(rank=0, cores=(3,), num_pages=7, huge_pages="on"), None)]
+    with pytest.raises(UserError, match="3 threads on 2 cores"):
+        open_it(tmp_path, num_threads=3)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +96,8 @@ def test_several_ranks_are_children(tmp_path: Path, loaded: Loaded, monkeypatch:
     started: list[object] = []
 
     class Children:
-        def __init__(self, runstream: Runstream, *, num_pages: int, verify_hash: bool) -> None:
-            started.append((runstream.path, num_pages, verify_hash))
+        def __init__(self, runstream: Runstream, options: RankOptions, on_load: object) -> None:
+            started.append((runstream.path, options))
 
         def __enter__(self) -> Children:
             return self
@@ -99,7 +109,7 @@ def test_several_ranks_are_children(tmp_path: Path, loaded: Loaded, monkeypatch:
     launched(monkeypatch, None)
     fake.build(tmp_path, tensor_parallel=2)
     open_it(tmp_path, verify_hash=True)
-    assert started == [(tmp_path, 7, True), "ended"]
+    assert started == [(tmp_path, RankOptions(num_pages=7, verify_hash=True)), "ended"]
     assert not loaded
 
 

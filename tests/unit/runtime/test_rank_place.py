@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vamc_runtime.ranks.place import launched_rank, share_of_cores
+from vamc_runtime.errors import UserError
+from vamc_runtime.ranks.place import choose_cores, launched_rank, share_of_cores
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,21 @@ def test_neighbours_stay_together() -> None:
     assert [share_of_cores([0, 1, 2, 3, 8, 9], rank, 3) for rank in range(3)] == [(0, 1), (2, 3), (8, 9)]
     assert share_of_cores([4, 5, 6], 0, 2) == (4,)
     assert share_of_cores([4, 5, 6], 0, 1) == (4, 5, 6)
+
+
+class TestChooseCores:
+    def test_the_whole_share_or_the_first_of_it(self) -> None:
+        assert choose_cores(None, [4, 5, 6, 7], 1, 2) == (6, 7)
+        assert choose_cores(1, [4, 5, 6, 7], 1, 2) == (6,)
+        assert choose_cores(4, [4, 5, 6, 7]) == (4, 5, 6, 7)
+
+    def test_more_threads_than_cores(self) -> None:
+        with pytest.raises(UserError) as caught:
+            choose_cores(5, [4, 5, 6, 7])
+        assert caught.value.found == "5 threads on 4 cores"
+        assert caught.value.expected.startswith("at most 4")
+
+    def test_more_threads_than_a_rank_has_cores(self) -> None:
+        with pytest.raises(UserError) as caught:
+            choose_cores(3, [4, 5, 6, 7], 0, 2)
+        assert caught.value.found == "3 threads on 2 cores, the share of one of 2 ranks on this host"

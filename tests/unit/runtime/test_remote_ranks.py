@@ -25,9 +25,11 @@ import pytest
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import StepArguments
 from vamc_runtime.ranks import remote
+from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.remote import RemoteExecutor, find_mpiexec
 from vamc_runtime.ranks.wire import send
 from vamc_runtime.runstream import open_runstream
+from vamc_runtime.weights_memory import OnLoad
 
 PLAY_RANK_0 = """\
     #!{python}
@@ -35,16 +37,20 @@ PLAY_RANK_0 = """\
     import numpy as np
     from vamc_runtime.errors import UserError
     from vamc_runtime.ranks.remote import SOCKET_VARIABLE
-    from vamc_runtime.ranks.wire import receive, send
+    from vamc_runtime.ranks.wire import Loading, receive, send
 
     stream = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
     {prologue}
     send(stream, None)
     while True:
         try:
-            input_ids = receive(stream)[0]
+            message = receive(stream)
         except EOFError:
             break
+        if callable(message):
+            send(stream, [message("rank 0"), message("rank 1")])
+            continue
+        input_ids = message[0]
         {step}
         send(stream, np.full((1, 4), input_ids[0], np.float32))
     print("rank 0 says good-bye")
@@ -62,14 +68,17 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    def run(*, prologue: str = "pass", step: str = "pass", num_pages: int = 3) -> RemoteExecutor:
+    def run(
+        *, prologue: str = "pass", step: str = "pass", num_pages: int = 3, on_load: OnLoad | None = None
+    ) -> RemoteExecutor:
         script = tmp_path / "mpiexec"
         source = textwrap.dedent(PLAY_RANK_0)
         script.write_text(source.format(python=sys.executable, prologue=prologue, step=step, log=str(log)))
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(remote, "find_mpiexec", lambda: str(script))
         fake.build(tmp_path / "fake", tensor_parallel=2)
-        return RemoteExecutor(open_runstream(tmp_path / "fake"), num_pages=num_pages, verify_hash=True)
+        options = RankOptions(num_pages=num_pages, num_threads=2, huge_pages="on", verify_hash=True)
+        return RemoteExecutor(open_runstream(tmp_path / "fake"), options, on_load)
 
     return run
 
@@ -90,9 +99,24 @@ def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFix
         assert is_running(executor)
     assert not is_running(executor)
     assert log.read_text() == (
-        f"-n 2 {sys.executable} -m vamc_runtime.ranks.serve {tmp_path / 'fake'} --pages 3 --verify-hash"
+        f"-n 2 {sys.executable} -m vamc_runtime.ranks.serve {tmp_path / 'fake'} "
+        "--pages 3 --threads 2 --huge-pages on --verify-hash"
     )
     assert capfd.readouterr().out == "", "standard output belongs to the program"
+
+
+def test_tasks(start: Start) -> None:
+    with start() as executor:
+        assert executor.on_every_rank(str.upper) == ["RANK 0", "RANK 1"]
+        assert executor.step(arguments(3)).tolist() == [[3] * 4]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_progress_of_loading(start: Start, listens: bool) -> None:
+    heard: list[tuple[int, int]] = []
+    prologue = "send(stream, Loading(0, 9)); send(stream, Loading(9, 9))"
+    with start(prologue=prologue, on_load=(lambda done, total: heard.append((done, total))) if listens else None):
+        assert heard == ([(0, 9), (9, 9)] if listens else [])
 
 
 def test_what_rank_0_refuses_is_raised(start: Start) -> None:

@@ -207,6 +207,31 @@ class TestLibrary:
         fake.build(tmp_path, libraries=LIBRARIES[::order])
         assert choose_library(open_runstream(tmp_path)).mcpu == chosen
 
+    @pytest.mark.parametrize(("granted", "chosen"), [(True, "sapphirerapids"), (False, "znver4")])
+    def test_amx_only_where_linux_grants_it(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch, granted: bool, chosen: str
+    ) -> None:
+        cpu.update({"avx512f", "avx512_vnni", "amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: granted)
+        tiles = fake.library("sapphirerapids", ["avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"])
+        fake.build(tmp_path, libraries=(*LIBRARIES, tiles))
+        assert choose_library(open_runstream(tmp_path)).mcpu == chosen
+
+    def test_amx_refused_and_nothing_else_there(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu.update({"amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: False)
+        fake.build(tmp_path, libraries=(fake.library("sapphirerapids", ["amx_tile", "amx_int8"]),))
+        with pytest.raises(UserError, match="sapphirerapids needs amx_int8, amx_tile"):
+            choose_library(open_runstream(tmp_path))
+
+    def test_amx_is_not_asked_for_in_vain(self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        cpu.add("amx_tile")
+        monkeypatch.setattr(subject, "request_amx", lambda: pytest.fail("asked"))
+        fake.build(tmp_path, libraries=LIBRARIES)
+        choose_library(open_runstream(tmp_path))
+
     def test_features_missing(self, tmp_path: Path, cpu: set[str]) -> None:
         fake.build(tmp_path, libraries=(LIBRARIES[2], fake.library("tigerlake", ["avx2", "gfni"])))
         with pytest.raises(UserError) as caught:

@@ -8,7 +8,15 @@ from vamc_compiler.config import check_buildable
 from vamc_runtime.errors import UserError
 
 
-@pytest.mark.parametrize("overrides", [[], ["frontend.quantize.type=int8_per_channel", "backend.dtype=int8"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["backend.dtype=bf16"],
+        ["frontend.quantize.type=int8_per_channel", "backend.dtype=int8"],
+        ["frontend.quantize={type: w8a8_dynamic, lm_head: true}", "backend.dtype=int8"],
+    ],
+)
 def test_can_be_built(load, good, overrides):
     check_buildable(load(good, *overrides))
 

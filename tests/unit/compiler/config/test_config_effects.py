@@ -48,6 +48,9 @@ def test_one_warning_with_place_and_reason(load, good, override):
         "backend.target.mcpu=[znver4]",
         "workspace.workers=2",
         "dataset=null",
+        "backend.compile.prefill_precision=bf16",
+        "backend.compile.prefill_precision=null",
+        "runtime.huge_pages=off",
     ],
 )
 def test_keys_with_an_effect_are_silent(load, good, override):
@@ -58,6 +61,7 @@ def test_keys_with_an_effect_are_silent(load, good, override):
     ("quantization", "warned"),
     [
         ("int8_per_channel", ["frontend.quantize.device", "frontend.quantize.calib_args", "dataset"]),
+        ("w8a8_dynamic", ["frontend.quantize.device", "frontend.quantize.calib_args", "dataset"]),
         ("w8a16_gptq", ["frontend.quantize.device"]),
         ("w16kv8", ["frontend.quantize.device", "frontend.quantize.calib_args"]),
     ],
@@ -67,6 +71,29 @@ def test_calibration_matters_only_where_there_is_one(load, good, quantization, w
     text = good.replace("backend:", f"  quantize: {quantize}\nbackend:").replace("fp16", "int8")
     config = load(text + "dataset: {name: c4, path: x}\n")
     assert [line.split(": ")[1].split(" has")[0] for line in config.warnings] == warned
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["backend.dtype=bf16"], "backend.dtype: bf16 computes a prefill in bf16"),
+        (
+            ["backend.dtype=int8", "frontend.quantize.type=w8a8_dynamic"],
+            "the arithmetic of a prefill follows from w8a8_dynamic",
+        ),
+    ],
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_prefill_precision_is_for_fp16_weights(load, good, overrides, reason, precision):
+    key = "backend.compile.prefill_precision"
+    (warning,) = load(good, *overrides, f"{key}={precision}").warnings
+    assert warning == f"--set {key}={precision}: {key} has no effect: {reason}"
+
+
+@pytest.mark.parametrize(("quantization", "num_warnings"), [("w8a8_dynamic", 0), ("w8a16_gptq", 0), ("w16kv8", 1)])
+def test_lm_head_matters_where_weights_are_quantized(load, good, quantization, num_warnings):
+    quantize = f"frontend.quantize={{type: {quantization}, lm_head: true}}"
+    assert len(load(good, quantize, "backend.dtype=int8").warnings) == num_warnings
 
 
 def test_warning_of_a_file_has_line_and_column(load, good):

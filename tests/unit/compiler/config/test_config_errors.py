@@ -39,14 +39,14 @@ from vamc_runtime.errors import UserError
             "backend:",
             "Backend:",
             "build.yaml:8:1: Backend: unknown key\n"
-            "expected: one of name, frontend, backend, dataset, workspace\n"
+            "expected: one of name, frontend, backend, dataset, workspace, runtime\n"
             "to fix: did you mean backend?",
             id="capital letter",
         ),
         pytest.param(
             "name: demo",
             "name: demo\nzzz: 1",
-            "build.yaml:2:1: zzz: unknown key\nexpected: one of name, frontend, backend, dataset, workspace",
+            "build.yaml:2:1: zzz: unknown key\nexpected: one of name, frontend, backend, dataset, workspace, runtime",
             id="nothing near",
         ),
         pytest.param(
@@ -64,7 +64,7 @@ from vamc_runtime.errors import UserError
         pytest.param(
             "backend:\n  dtype: fp16",
             "",
-            "build.yaml:1:1: backend.dtype: missing key\nexpected: one of fp16, int8",
+            "build.yaml:1:1: backend.dtype: missing key\nexpected: one of fp16, bf16, int8",
             id="missing section",
         ),
         pytest.param(
@@ -154,14 +154,21 @@ from vamc_runtime.errors import UserError
             "dtype: fp16",
             "dtype: fp6",
             'build.yaml:9:10: backend.dtype: found "fp6" (a text)\n'
-            "expected: one of fp16, int8\nto fix: did you mean fp16?",
+            "expected: one of fp16, bf16, int8\nto fix: did you mean fp16?",
             id="misspelled choice",
+        ),
+        pytest.param(
+            "dtype: fp16",
+            "dtype: fp16\nruntime: {huge_pages: true}",
+            "build.yaml:10:23: runtime.huge_pages: found true (a boolean)\n"
+            "expected: one of auto, on, off\nto fix: did you mean on?",
+            id="boolean for on",
         ),
         pytest.param(
             "dtype: fp16",
             "dtype: 16",
             "build.yaml:9:10: backend.dtype: found 16 (an integer)\n"
-            "expected: one of fp16, int8\nto fix: did you mean fp16?",
+            "expected: one of fp16, bf16, int8\nto fix: did you mean fp16?",
             id="integer for a choice",
         ),
         pytest.param(
@@ -311,12 +318,12 @@ def test_name_must_be_one_directory(error_of, good, name, complaint):
 def test_int8_needs_a_quantization(error_of, good):
     assert error_of(good.replace("fp16", "int8")) == (
         "build.yaml:9:3: backend.dtype: int8 without a frontend.quantize.type\n"
-        "expected: fp16 where nothing is quantized\n"
+        "expected: fp16 or bf16 where nothing is quantized\n"
         "to fix: add frontend.quantize.type: int8_per_channel, or set backend.dtype: fp16"
     )
 
 
-@pytest.mark.parametrize("quantization", ["int8_per_channel", "w8a16_gptq"])
+@pytest.mark.parametrize("quantization", ["int8_per_channel", "w8a8_dynamic", "w8a16_gptq"])
 def test_int8_weights_are_no_fp16(error_of, good, quantization):
     text = good.replace("backend:", f"  quantize:\n    type: {quantization}\nbackend:")
     assert error_of(text) == (

@@ -166,12 +166,25 @@ def test_model_zoo_precisions_load(load, dtype, quantization):
     assert (config.frontend.quantize and config.frontend.quantize.type) == quantization
 
 
+@pytest.mark.parametrize("written", ["on", "off", "auto", "'on'", '"off"'])
+def test_on_and_off_are_texts_here(load, good, written):
+    """YAML 1.1 reads them as booleans."""
+    config = load(f"{good}runtime:\n  huge_pages: {written}\n")
+    assert config.runtime.huge_pages == written.strip("'\"")
+    assert load(good, f"runtime.huge_pages={written}").runtime == config.runtime
+
+
+def test_on_from_a_variable(load, good, monkeypatch):
+    monkeypatch.setenv("PAGES", "on")
+    assert load(good, "runtime.huge_pages=${PAGES}").runtime.huge_pages == "on"
+
+
 def test_embedding_form_has_no_context_length(load):
     shape = load(changed("frontend.shape.input_ids", [[512], []])).frontend.shape
     assert (shape.max_prefill_tokens, shape.max_context_tokens) == (512, None)
 
 
-@pytest.mark.parametrize("section", ["frontend.model_kwargs", "backend.target", "workspace", "dataset"])
+@pytest.mark.parametrize("section", ["frontend.model_kwargs", "backend.target", "workspace", "dataset", "runtime"])
 def test_section_with_all_keys_commented_out_is_absent(load, section):
     data = changed(section, None)
     absent = changed(section, None)

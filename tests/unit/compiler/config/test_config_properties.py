@@ -125,7 +125,7 @@ FULL = {
         "checkpoint": "model",
         "shape": {"input_ids": [[256], [1024]]},
         "model_kwargs": {"tp": 2, "b2s": True, "model_arch": "vacc", "align_qkv": True},
-        "quantize": {"type": "w8a16_gptq", "device": "cpu", "calib_args": {"true_sequential": True}},
+        "quantize": {"type": "w8a16_gptq", "lm_head": True, "device": "cpu", "calib_args": {"true_sequential": True}},
     },
     "backend": {
         "type": "tvm",
@@ -134,6 +134,7 @@ FULL = {
         "remove_params": False,
         "target": {"kind": "llvm", "mcpu": []},
         "compile": {
+            "prefill_precision": "bf16",
             "data_type": 0,
             "gather_data_vccl_dsp_enable": True,
             "stream_mode": True,
@@ -145,6 +146,7 @@ FULL = {
     },
     "dataset": {"type": "huggingface", "name": "c4", "path": "d", "nsamples": 1, "seqlen": 1},
     "workspace": {"path": "w", "workers": 1, "env_recheck": True, "pyenv": {}},
+    "runtime": {"huge_pages": "on"},
 }
 
 

@@ -15,7 +15,8 @@ def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
     assert settings["frontend"]["quantize"] is None
     assert settings["backend"]["target"] == {"kind": "llvm", "mcpu": []}
     assert settings["workspace"]["workers"] == 1
-    assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace"]
+    assert settings["runtime"] == {"huge_pages": "auto"}
+    assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace", "runtime"]
 
 
 def test_settings_load_again(load, good):
@@ -24,6 +25,7 @@ def test_settings_load_again(load, good):
         "workspace.pyenv={a: 1.0}",
         "frontend.quantize={type: w8a16_gptq}",
         "backend.dtype=int8",
+        "runtime.huge_pages=off",
     ]
     settings = effective_settings(load(good, *extras))
     assert effective_settings(load(settings)) == settings

@@ -1,0 +1,33 @@
+"""How the weights of a build are stored, and which layers are quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vamc_compiler.config import BuildConfig
+
+Quantization = Literal["int8_per_channel", "w8a8_dynamic"]
+HalfType = Literal["float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPrecision:
+    """What the tracer needs to know of `backend.dtype` and `frontend.quantize`."""
+
+    half: HalfType = "float16"
+    """Type of the weights that are not quantized."""
+    quantization: Quantization | None = None
+    """Which quantization, if any."""
+    lm_head: bool = False
+    """Whether it takes in the head."""
+
+    @staticmethod
+    def of(config: BuildConfig) -> ModelPrecision:
+        """The precision of a buildable config (see `check_buildable`)."""
+        half: HalfType = "bfloat16" if config.backend.dtype == "bf16" else "float16"
+        quantize = config.frontend.quantize
+        if quantize is None:
+            return ModelPrecision(half=half)
+        assert quantize.type in ("int8_per_channel", "w8a8_dynamic"), f"check_buildable lets {quantize.type} through"
+        return ModelPrecision(half=half, quantization=quantize.type, lm_head=quantize.lm_head)

@@ -1,0 +1,101 @@
+"""Facts of the machine, read from files as Linux writes them."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vamc_runtime import machine
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The system's files by path; others do not exist."""
+    content: dict[str, str] = {}
+    monkeypatch.setattr(machine, "_read", lambda file: content.get(str(file), ""))
+    return content
+
+
+@pytest.mark.parametrize("setting", ["always", "madvise", "never"])
+def test_transparent_huge_pages(files: dict[str, str], setting: str) -> None:
+    line = "always madvise never".replace(setting, f"[{setting}]")
+    files["/sys/kernel/mm/transparent_hugepage/enabled"] = line
+    assert machine.transparent_huge_pages() == setting
+
+
+def test_kernel_without_huge_pages(files: dict[str, str]) -> None:
+    assert machine.transparent_huge_pages() == "never"
+
+
+class TestOnePerCore:
+    def siblings(self, files: dict[str, str], *groups: str) -> None:
+        for group in groups:
+            for cpu in group.replace("-", ",").split(","):
+                files[f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"] = group
+
+    def test_hardware_threads_side_by_side(self, files: dict[str, str]) -> None:
+        self.siblings(files, "0-1", "2-3")
+        assert machine.one_per_core([0, 1, 2, 3]) == [0, 2]
+
+    def test_hardware_threads_in_two_halves(self, files: dict[str, str]) -> None:
+        self.siblings(files, "0,4", "1,5", "2,6", "3,7")
+        assert machine.one_per_core(range(8)) == [0, 1, 2, 3]
+        assert machine.one_per_core([4, 5]) == [4, 5], "the only ones of their cores that this process may use"
+
+    def test_unknown(self, files: dict[str, str]) -> None:
+        assert machine.one_per_core([2, 5]) == [2, 5]
+
+
+class TestAvailableMemory:
+    @pytest.fixture(autouse=True)
+    def host(self, files: dict[str, str]) -> None:
+        files["/proc/meminfo"] = "MemTotal: 9999999 kB\nMemAvailable:   1048576 kB"
+
+    def test_of_the_host(self) -> None:
+        assert machine.available_memory_bytes() == 1024 * MIB
+
+    @pytest.mark.parametrize(("group", "path"), [("0::/", ""), ("1:cpu:/x\n0::/jobs/7", "/jobs/7")])
+    def test_within_the_cgroup(self, files: dict[str, str], group: str, path: str) -> None:
+        files["/proc/self/cgroup"] = group
+        files[f"/sys/fs/cgroup{path}/memory.max"] = str(500 * MIB)
+        files[f"/sys/fs/cgroup{path}/memory.current"] = str(300 * MIB)
+        files[f"/sys/fs/cgroup{path}/memory.stat"] = f"anon 1\ninactive_file {100 * MIB}\nslab 5"
+        assert machine.available_memory_bytes() == 300 * MIB, "cached files would make room"
+
+    def test_cgroup_without_a_limit(self, files: dict[str, str]) -> None:
+        files["/proc/self/cgroup"] = "0::/"
+        files["/sys/fs/cgroup/memory.max"] = "max"
+        files["/sys/fs/cgroup/memory.current"] = "123"
+        assert machine.available_memory_bytes() == 1024 * MIB
+
+
+class TestAmx:
+    @pytest.mark.parametrize(("answer", "granted"), [(0, True), (-1, False)])
+    def test_linux_is_asked(self, monkeypatch: pytest.MonkeyPatch, answer: int, granted: bool) -> None:
+        asked: list[tuple[int, ...]] = []
+
+        def syscall(*arguments: int) -> int:
+            asked.append(arguments)
+            return answer
+
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: type("Library", (), {"syscall": staticmethod(syscall)}))
+        monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+        assert machine.request_amx() is granted
+        assert asked == [(158, 0x1023, 18)]
+
+    def test_other_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        assert machine.request_amx() is False
+
+
+def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.available_cores() and machine.cpu_model()
+    assert set(machine.one_per_core(machine.available_cores())) <= set(machine.available_cores())
+    assert machine.available_memory_bytes() > 0
+    assert machine.transparent_huge_pages() in ("always", "madvise", "never")
+    _: Any = machine.request_amx()
