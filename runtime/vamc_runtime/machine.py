@@ -74,6 +74,21 @@ def transparent_huge_pages() -> str:
     return setting.group(1) if setting else "never"
 
 
+def huge_page_share(address: int) -> float:
+    """How much of the memory mapped at an address of this process is in huge pages, 0 to 1."""
+    sizes: dict[str, int] = {}
+    inside = False
+    for line in _read(Path("/proc/self/smaps")).splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):  # the heading of the next mapping: its addresses
+            begin, _, end = name.partition("-")
+            inside = int(begin, 16) <= address < int(end, 16)
+        elif inside and rest[0].isdecimal():
+            sizes[name] = int(rest[0])
+    resident = sizes.get("Rss:", 0)
+    return (sizes.get("AnonHugePages:", 0) + sizes.get("FilePmdMapped:", 0)) / resident if resident else 0.0
+
+
 def request_amx() -> bool:
     """Ask Linux for the AMX tile registers, which it gives to a process only on request; whether they may be used."""
     if platform.machine() != "x86_64":

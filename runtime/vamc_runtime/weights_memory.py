@@ -25,7 +25,7 @@ OnLoad = Callable[[int, int], None]
 
 CHUNK_BYTES = 32 << 20
 _MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22  # the second: Linux 5.14; not in the mmap module
-_MAPPED, _COPIED = "the mapped file", "huge pages"
+_MAPPED, _COPIED = "the mapped file", "a copy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ def choose_placement(
 ) -> Placement:
     """Decide from the facts of the machine.
 
-    `auto` maps the file: it is read as fast as from huge pages (docs/runtime.md has the figures), loads in a fraction
-    of the time, and processes share it.
+    `auto` maps the file: that loads in a fraction of the time and memory, processes share it, and reading it is slower
+    by less than it differs from one run to the next (figures in docs/runtime.md).
 
     Args:
         wanted: the setting.

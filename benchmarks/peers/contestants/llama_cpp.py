@@ -7,12 +7,12 @@ microseconds a step. Batch and micro-batch are 512 tokens and flash attention is
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from contestants.command import run_command
 from contestants.interface import MAX_BATCH, MAX_CONTEXT_TOKENS
 
 BATCH_TOKENS = 512
@@ -36,10 +36,8 @@ class LlamaCpp:
     def prepare(self, checkpoint: Path, folder: Path) -> None:
         """Run llama.cpp's converter, which quantizes too."""
         script = SOURCES / "bindings" / "vendor" / "llama.cpp" / "convert_hf_to_gguf.py"
-        command = [sys.executable, str(script), str(checkpoint), "--outtype", self._type_name]
-        result = subprocess.run([*command, "--outfile", str(folder / "model.gguf")], capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"convert_hf_to_gguf.py ended with {result.returncode}:\n{result.stderr[-3000:]}")
+        output = folder / "model.gguf"
+        run_command(sys.executable, script, checkpoint, "--outtype", self._type_name, "--outfile", output)
 
     def open(self, folder: Path, num_threads: int) -> dict[str, str]:
         """Load with the defaults of llama-bench."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contestants.command import run_command
 
 
 class OnnxRuntimeGenAi:
@@ -23,14 +23,12 @@ class OnnxRuntimeGenAi:
 
     def prepare(self, checkpoint: Path, folder: Path) -> None:
         """Run the builder. The head of the last position only, as every other contestant computes."""
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "--execution_provider", "cpu"]
-        command += ["--input", str(checkpoint), "--output", str(folder / "model"), "--precision", self._precision]
-        command += ["--cache_dir", str(folder / "cache")]
-        command += ["--extra_options", "accuracy_level=4", "prune_lm_head=true", "hf_token=false"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            output = (result.stdout + result.stderr)[-3000:]
-            raise RuntimeError(f"the model builder ended with {result.returncode}:\n{output}")
+        run_command(
+            *(sys.executable, "-m", "onnxruntime_genai.models.builder", "--execution_provider", "cpu"),
+            *("--input", checkpoint, "--output", folder / "model", "--precision", self._precision),
+            *("--cache_dir", folder / "cache"),
+            *("--extra_options", "accuracy_level=4", "prune_lm_head=true", "hf_token=false"),
+        )
 
     def open(self, folder: Path, num_threads: int) -> dict[str, str]:
         """Load with the thread count laid over the builder's settings."""

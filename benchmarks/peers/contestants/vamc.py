@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from contestants.command import run_command
 from contestants.interface import MAX_BATCH, MAX_CONTEXT_TOKENS
 
 PREFILL_TOKENS = 512
@@ -43,11 +43,7 @@ class Vamc:
         }
         file = folder / "build.yaml"
         file.write_text(json.dumps(config, indent=1), encoding="utf-8")  # JSON is YAML too
-        command = [str(Path(sys.executable).parent / "vamc"), "compile", str(file)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            output = (result.stdout + result.stderr)[-3000:]
-            raise RuntimeError(f"`{' '.join(command)}` ended with {result.returncode}:\n{output}")
+        run_command(Path(sys.executable).parent / "vamc", "compile", file)
 
     def open(self, folder: Path, num_threads: int) -> dict[str, str]:
         """Open the runstream; compiled code takes one thread for each core that this process may use."""

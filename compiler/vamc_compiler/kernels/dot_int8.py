@@ -12,7 +12,7 @@ vector of a panel holds 128 * the sum of each output's weights as int32. The sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vamc_compiler.kernels import tir
@@ -23,12 +23,25 @@ from vamc_compiler.packing import QUADS, QuadPacking
 from vamc_runtime.errors import UserError
 
 LARGEST_SUM = 2**31 - 1
-FLUSH_QUADS = 256
-"""Quads after which 16-bit products are moved to floats: 256 * 2 * 32767 * 127 < 2^31."""
+FLUSH_QUADS = 128
+"""Quads after which 16-bit products are moved to floats, both half sums in one int32: 128 * 4 * 32767 * 127 < 2^31."""
 DIGITS_8 = Format("digits8", "uint8", planes=1, levels=127)
 DIGITS_16 = Format("digits16", "uint8", planes=2, levels=32767)
 WHOLE_8 = Format("whole8", "int16", levels=127)
 WHOLE_16 = Format("whole16", "int16", levels=32767)
+
+
+def scaled_sums(tile: Tile, form: Format, quads: int, scales: Buffer, sums: Callable[[Expr | int, int, int], Expr]) -> Sums:
+    """What (row, panel, plane) -> 16 sums of digits times weights stand for, without the activations' offset."""
+
+    def finished(row: Expr | int, panel: int) -> Expr:
+        offset = bits(load(tile.weight, tile.weight_panel + panel, quads, 0, lanes=64), "int32")
+        total = cast(sums(row, panel, 0) - offset, "float32")
+        for plane in range(1, form.planes):
+            total = total * splat(256.0) + cast(sums(row, panel, plane), "float32")
+        return total * splat(scales[tile.first_row + row])
+
+    return finished
 
 
 @dataclass(frozen=True)
@@ -79,14 +92,7 @@ class Vnni(Arithmetic):
                             "int32x16", "llvm.x86.avx512.vpdpbusd.512", sums[register], four, weights[panel]
                         )
 
-        def finished(row: int, panel: int) -> Expr:
-            offset = bits(load(tile.weight, tile.weight_panel + panel, quads, 0, lanes=64), "int32")
-            total = cast(sums[place(row, panel, 0)] - offset, "float32")
-            for plane in range(1, planes):
-                total = total * splat(256.0) + cast(sums[place(row, panel, plane)], "float32")
-            return total * splat(scales[tile.first_row + row])
-
-        return finished
+        return scaled_sums(tile, self.form, quads, scales, lambda *index: sums[place(*index)])
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,19 @@ class InstructionSet:
     bf16: bool = False
     """vdpbf16ps on 512-bit registers."""
     amx: bool = False
-    """Tiles with int8 products."""
+    """Tiles with int8 products, beside VNNI."""
+    amx_bf16: bool = False
+    """Tiles with bfloat16 products, beside AVX-512 BF16."""
 
     @staticmethod
     def of(features: Collection[str]) -> InstructionSet:
         """From feature names as in /proc/cpuinfo."""
         avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(features)
+        vnni, bf16 = avx512 and "avx512_vnni" in features, avx512 and "avx512_bf16" in features
         return InstructionSet(
             avx512=avx512,
-            vnni=avx512 and "avx512_vnni" in features,
-            bf16=avx512 and "avx512_bf16" in features,
-            amx=avx512 and {"amx_tile", "amx_int8"} <= set(features),
+            vnni=vnni,
+            bf16=bf16,
+            amx=vnni and {"amx_tile", "amx_int8"} <= set(features),
+            amx_bf16=bf16 and {"amx_tile", "amx_bf16"} <= set(features),
         )

@@ -23,15 +23,12 @@ from vamc_compiler.kernels.activations import Format
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, load, splat, store
 from vamc_compiler.packing import Packing
 
-BLOCK_TILES = 96
-"""Tiles of one group that one thread takes in a row."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Which tokens and panels: the sizes are known while the kernel is built, the places when it runs."""
+    """Which tokens and panels: the places are known when the kernel runs, the sizes while it is built."""
 
-    rows: int
+    rows: Expr | int
+    """A Python integer, except for an arithmetic with `any_rows`."""
     panels: int
     first_row: Expr
     first_panel: Expr
@@ -41,7 +38,7 @@ class Tile:
     """First panel of the tile in `weight`."""
 
 
-Sums = Callable[[int, int], Expr]
+Sums = Callable[[Expr | int, int], Expr]
 """(row of the tile, panel of the tile) -> 16 finished products, float32."""
 
 
@@ -58,6 +55,10 @@ class Arithmetic(ABC):
     """Most tokens of a tile."""
     panels: int
     """Panels of a tile."""
+    any_rows: bool = False
+    """A tile's code serves any number of tokens, up to `rows`, instead of one known while the kernel is built."""
+    block_tiles: int = 96
+    """Tiles of one group that one thread takes in a row."""
 
     def check(self, inputs: int) -> None:  # noqa: B027  # most have nothing to refuse
         """Raise UserError when rows of this width cannot be computed."""
@@ -95,22 +96,26 @@ class _Call:
             column = (tile.first_panel + panel) * LANES
 
             def vector(panel: int = panel, column: Expr = column) -> None:
-                for row in range(tile.rows):
+                def write(row: Expr | int) -> None:
                     value = sums(row, panel)
                     if self.scale is not None:
                         value = value * load(self.scale, column)
                     store(self.y, value, tile.first_row + row, column)
 
+                tir.each(tile.rows, write)
+
             def ragged(panel: int = panel, column: Expr = column) -> None:
-                products = tir.scratch((tile.rows, LANES), "float32")
-                for row in range(tile.rows):
-                    store(products, sums(row, panel), row, 0)
+                products = tir.scratch((self.arithmetic.rows, LANES), "float32")
+                tir.each(tile.rows, lambda row: store(products, sums(row, panel), row, 0))
                 with tir.serial(0, self.outputs - whole * LANES) as lane:
-                    for row in range(tile.rows):
+
+                    def write(row: Expr | int) -> None:
                         value = products[row, lane]
                         if self.scale is not None:
                             value = value * self.scale[column + lane]
                         store(self.y, value, tile.first_row + row, column + lane, lanes=1)
+
+                    tir.each(tile.rows, write)
 
             if whole * LANES == self.outputs or panel < tile.panels - 1:  # the ragged panel is the last of its group
                 vector()
@@ -127,7 +132,7 @@ class _Call:
             start = tir.opaque(number * tokens // tiles)
             count_here = tir.opaque((number + 1) * tokens // tiles - start)
 
-            def one(count: int) -> None:
+            def one(count: Expr | int) -> None:
                 self.finish(
                     Tile(
                         rows=count,
@@ -139,16 +144,19 @@ class _Call:
                     )
                 )
 
-            tir.switch(count_here, {count: functools.partial(one, count) for count in range(rows, 0, -1)})
+            if self.arithmetic.any_rows:
+                one(count_here)
+            else:
+                tir.switch(count_here, {count: functools.partial(one, count) for count in range(rows, 0, -1)})
 
     def all_groups(self, tokens: Expr) -> None:
         """Deal groups of panels, and blocks of tokens where there are many, to the threads."""
-        panels, rows = self.arithmetic.panels, self.arithmetic.rows
+        panels, rows, block_tiles = self.arithmetic.panels, self.arithmetic.rows, self.arithmetic.block_tiles
         count = -(-self.outputs // LANES)
         panels = min(panels, count)
         groups, rest = divmod(count, panels)
         tiles = tir.opaque((tokens + (rows - 1)) // rows)
-        blocks = tir.opaque((tiles + (BLOCK_TILES - 1)) // BLOCK_TILES)
+        blocks = tir.opaque((tiles + (block_tiles - 1)) // block_tiles)
         with self.arithmetic.imports(), tir.parallel(0, (groups + (rest > 0)) * blocks) as unit:
             group, block = tir.opaque(unit // blocks), tir.opaque(unit % blocks)
             first, last = tir.opaque(block * tiles // blocks), tir.opaque((block + 1) * tiles // blocks)

@@ -29,6 +29,8 @@ CHUNK_BLOCKS = 16
 CHUNK_KEYS = CHUNK_BLOCKS * BLOCK_KEYS
 MOST_SPLIT_TOKENS = 16
 """Steps of more tokens have enough rows for every thread: their chunks stay on one."""
+FETCHING_ROWS = 2
+"""Tiles of up to this many rows fetch keys and values ahead."""
 SMALLEST = -3.0e38
 KEYS, VALUES = 0, 1
 
@@ -138,9 +140,10 @@ class _Tile:
         self.query = tir.StackRows(rows, self.width)
         self.scores = tir.StackRows(rows, BLOCK_KEYS)
         self.sums = tir.StackRows(rows, self.width)
-        self.largest = Registers(rows, lanes=1)
+        self.largest = tir.StackRows(1, LANES)
+        self.top = tir.StackRows(1, LANES)
+        self.factor = tir.StackRows(1, LANES)
         self.weights = Registers(rows)
-        self.factor = Registers(rows, lanes=1)
         self.positions = [tir.opaque(step.position[place(row)[0]], "int32") for row in range(rows)]
         scale = step.shape.scale
         for row in range(rows):
@@ -156,8 +159,9 @@ class _Tile:
 
     def begin(self) -> None:
         """Start a softmax."""
+        self.largest.store(0, 0, splat(SMALLEST))
+        self.top.store(0, 0, splat(SMALLEST))
         for row in range(self.rows):
-            self.largest[row] = tir.constant(SMALLEST)
             self.weights[row] = splat(0.0)
             for first, lanes in pieces(self.width):
                 self.sums.store(row, first, splat(0.0, lanes=lanes), lanes)
@@ -167,19 +171,28 @@ class _Tile:
         blocks = tir.smaller((num_keys - number * CHUNK_KEYS + (BLOCK_KEYS - 1)) // BLOCK_KEYS, CHUNK_BLOCKS)
         with tir.serial(0, tir.opaque(cast(blocks, "int32", 1), "int32")) as block:
             first_key = tir.opaque(number * CHUNK_KEYS + block * BLOCK_KEYS, "int32")
-            self._scores(first_key)
-            self._softmax(first_key)
-            self._accumulate(first_key, tir.opaque(tir.smaller(num_keys - first_key, BLOCK_KEYS), "int32"))
+            count = tir.opaque(tir.smaller(num_keys - first_key, BLOCK_KEYS), "int32")
+            with tir.own_function("scores"):
+                self._scores(first_key)
+            with tir.own_function("softmax"):
+                self._softmax(first_key)
+            with tir.own_function("accumulate"):
+                self._accumulate(first_key, count)
 
     def _scores(self, first_key: Expr) -> None:
         """scores[r, block] = query[r, d] * keys[d, block]."""
         vectors = self.step.tile_shape.vectors
         for first_page in range(0, BLOCK_PAGES, vectors):
             pages = [self.step.page(self.sequence, first_key // LANES + first_page + v) for v in range(vectors)]
+            ahead = self._pages_ahead(first_key, first_page, vectors)
             sums = Registers(self.rows * vectors)
             for register in range(self.rows * vectors):
                 sums[register] = splat(0.0)
             with tir.serial(0, self.width) as d:
+                for page in ahead:
+                    # The first half of the loop fetches the next block's keys, the second its values, line by line.
+                    half, line = 2 * d // self.width, 2 * d % self.width
+                    tir.prefetch(self.step.cache, page, half, self.kv_head, 0, line * LANES)
                 keys = [
                     cast(load(self.step.cache, page, KEYS, self.kv_head, 0, d * LANES), "float32") for page in pages
                 ]
@@ -192,26 +205,44 @@ class _Tile:
                 for v in range(vectors):
                     self.scores.store(row, (first_page + v) * LANES, sums[row * vectors + v])
 
+    def _pages_ahead(self, first_key: Expr, first_page: int, vectors: int) -> list[Expr]:
+        """Pages of the next block to fetch ahead, where a tile has so few rows that it waits for memory.
+
+        A head's part of a page is too short for the CPU to notice a stream by itself.
+        """
+        if self.rows > FETCHING_ROWS:
+            return []
+        first = first_key // LANES + BLOCK_PAGES + first_page
+        return [self.step.page(self.sequence, first + v) for v in range(vectors)]
+
     def _softmax(self, first_key: Expr) -> None:
-        """Turn scores into weights relative to the running maximum, 0 where a key comes after the query."""
+        """Turn scores into weights relative to the running maximum, 0 where a key comes after the query.
+
+        Step by step for all rows at once: the exponentials of one row would wait for one another.
+        """
         for row in range(self.rows):
-            scores = Registers(BLOCK_PAGES)
             top = splat(SMALLEST)
             for page in range(BLOCK_PAGES):
                 keys = tir.ramp(first_key + page * LANES)
                 score = self.scores.load(row, page * LANES)
                 if self.step.slopes is not None:
                     score = score + splat(self.step.slopes[self.place(row)[1]]) * cast(keys, "float32")
-                scores[page] = tir.select(keys <= splat(self.positions[row], "int32"), score, splat(SMALLEST))
-                top = tir.larger(top, scores[page])
-            largest = tir.opaque(tir.larger(self.largest[row], tir.largest_lane(top)), "float32")
-            self.factor[row] = vector_math.exp(self.largest[row] - largest, lanes=1)
-            self.largest[row] = largest
-            self.weights[row] = self.weights[row] * splat(self.factor[row])
+                visible = tir.select(keys <= splat(self.positions[row], "int32"), score, splat(SMALLEST))
+                self.scores.store(row, page * LANES, visible)
+                top = tir.larger(top, self.scores.load(row, page * LANES))
+            self.top.store(0, row, tir.largest_lane(top), 1)
+        before = self.largest.load(0, 0)
+        self.top.store(0, 0, tir.larger(before, self.top.load(0, 0)))
+        self.factor.store(0, 0, vector_math.exp(before - self.top.load(0, 0)))
+        self.largest.store(0, 0, self.top.load(0, 0))
+        for row in range(self.rows):
             for page in range(BLOCK_PAGES):
-                scores[page] = vector_math.exp(scores[page] - splat(largest))
-                self.weights[row] = self.weights[row] + scores[page]
-                self.scores.store(row, page * LANES, scores[page])
+                weight = vector_math.exp(self.scores.load(row, page * LANES) - splat(self.largest.load(0, row, 1)))
+                self.scores.store(row, page * LANES, weight)
+        for row in range(self.rows):
+            self.weights[row] = self.weights[row] * splat(self.factor.load(0, row, 1))
+            for page in range(BLOCK_PAGES):
+                self.weights[row] = self.weights[row] + self.scores.load(row, page * LANES)
 
     def _accumulate(self, first_key: Expr, count: Expr) -> None:
         """sums[r, d] = sums * factor + weights[r, keys] * values[keys, d]; keys that no row sees are not read."""
@@ -222,23 +253,24 @@ class _Tile:
             sums = [[Registers(1, lanes=lanes) for _, lanes in part] for _ in range(self.rows)]
             for row in range(self.rows):
                 for register, (first, lanes) in zip(sums[row], part, strict=True):
-                    register[0] = self.sums.load(row, first, lanes) * splat(self.factor[row], lanes=lanes)
-            with tir.serial(0, tir.opaque((count + (LANES - 1)) // LANES, "int32")) as page_index:
+                    register[0] = self.sums.load(row, first, lanes) * splat(self.factor.load(0, row, 1), lanes=lanes)
+
+            def add_page(page_index: Expr, keys: Expr | int) -> None:
                 page = self.step.page(self.sequence, first_key // LANES + page_index)
-                in_page = tir.opaque(tir.smaller(count - page_index * LANES, LANES), "int32")
-                with tir.serial(0, in_page) as slot:
+                with tir.serial(0, keys) as slot:
                     values = [
-                        cast(
-                            load(self.step.cache, page, VALUES, self.kv_head, slot, first, lanes=lanes),
-                            "float32",
-                            lanes,
-                        )
-                        for first, lanes in part
+                        cast(load(self.step.cache, page, VALUES, self.kv_head, slot, first, lanes=n), "float32", n)
+                        for first, n in part
                     ]
                     for row in range(self.rows):
                         weight = self.scores.load(row, page_index * LANES + slot, 1)
                         for register, value, (_, lanes) in zip(sums[row], values, part, strict=True):
                             register[0] = register[0] + splat(weight, lanes=lanes) * value
+
+            # A loop of constant length keeps its sums in registers; of unknown length, LLVM unrolls it into spills.
+            with tir.serial(0, tir.opaque(count // LANES, "int32")) as page_index:
+                add_page(page_index, LANES)
+            add_page(count // LANES, tir.opaque(count % LANES, "int32"))
             for row in range(self.rows):
                 for register, (first, lanes) in zip(sums[row], part, strict=True):
                     self.sums.store(row, first, register[0], lanes)
@@ -285,7 +317,7 @@ def _in_one_go(tile: _Tile) -> None:
         for row in range(tile.rows):
             totals.merge(
                 row,
-                tile.largest[row],
+                tile.largest.load(0, row, 1),
                 tir.sum_of_lanes(tile.weights, row),
                 functools.partial(tile.sums.load, row),
             )
@@ -355,7 +387,7 @@ def _split(step: _Step, chunks: Expr) -> None:
                 tile.chunk(cast(number, "int32", 1), tile.num_keys())
                 for row in range(heads):
                     head = tile.place(row)[1]
-                    store(state, tile.largest[row], token, head, number, 0, lanes=1)
+                    store(state, tile.largest.load(0, row, 1), token, head, number, 0, lanes=1)
                     store(state, tir.sum_of_lanes(tile.weights, row), token, head, number, 1, lanes=1)
                     for start, lanes in pieces(width):
                         store(sums, tile.sums.load(row, start, lanes), token, head, number, start, lanes=lanes)

@@ -7,6 +7,7 @@ reads the same packed weight, so that one set of weights serves all libraries of
 from __future__ import annotations
 
 from vamc_compiler.kernels.activations import FLOAT32, FLOAT32_AND_BFLOAT16, Format
+from vamc_compiler.kernels.dot_amx import TILE_ROWS, AmxBFloat16, AmxHalfToBFloat16, AmxInt8
 from vamc_compiler.kernels.dot_bf16 import BFloat16Dot, HalfToBFloat16Dot
 from vamc_compiler.kernels.dot_float import HalfFma, PairFma
 from vamc_compiler.kernels.dot_int8 import DIGITS_8, DIGITS_16, WHOLE_8, WHOLE_16, Pairs, Vnni
@@ -17,7 +18,7 @@ from vamc_compiler.packing import Packing
 
 ANY_TOKENS = 1 << 62
 SMALL_BATCH = 16
-"""Up to this many tokens a call waits for memory, and `prefill_precision: bf16` brings nothing."""
+"""Up to this many tokens a call waits for memory, and neither tiles nor `prefill_precision: bf16` bring anything."""
 
 Choices = tuple[tuple[int, Arithmetic], ...]
 """(most tokens, arithmetic), ascending."""
@@ -38,30 +39,39 @@ class KernelTable:
     def linear(self, op: str, weight_dtype: str) -> Choices:
         """The arithmetic of a linear op, by the number of tokens."""
         if op == "QuantizedLinearPerChannel":
-            return ((ANY_TOKENS, self._int8(16)),)
+            return self._int8(16)
         if op == "QuantizedLinearDynamic":
-            return ((ANY_TOKENS, self._int8(8)),)
+            return self._int8(8)
         assert op == "Linear", "every linear op is named here"
         if weight_dtype == "bfloat16":
-            return ((ANY_TOKENS, self._bfloat16()),)
+            return self._bfloat16()
         wide = self.instructions.avx512
         form = FLOAT32_AND_BFLOAT16 if self._bfloat16_prefill else FLOAT32
         exact = HalfFma(rows=6 if wide else 3, panels=4 if wide else 2, form=form)
         if not self._bfloat16_prefill:
             return ((ANY_TOKENS, exact),)
-        return ((SMALL_BATCH, exact), (ANY_TOKENS, HalfToBFloat16Dot()))
+        many = AmxHalfToBFloat16() if self.instructions.amx_bf16 else HalfToBFloat16Dot()
+        return ((SMALL_BATCH, exact), (ANY_TOKENS, many))
 
-    def _int8(self, activation_bits: int) -> Arithmetic:
+    def _int8(self, activation_bits: int) -> Choices:
         wide = activation_bits == 16
         if self.instructions.vnni:
-            return Vnni(DIGITS_16, rows=3) if wide else Vnni(DIGITS_8, rows=6)
+            vnni = Vnni(DIGITS_16, rows=3) if wide else Vnni(DIGITS_8, rows=6)
+            if not self.instructions.amx:
+                return ((ANY_TOKENS, vnni),)
+            amx = AmxInt8(DIGITS_16, rows=TILE_ROWS) if wide else AmxInt8(DIGITS_8, rows=2 * TILE_ROWS)
+            return ((SMALL_BATCH, vnni), (ANY_TOKENS, amx))
         form = WHOLE_16 if wide else WHOLE_8
-        return Pairs(form, width=32, rows=6) if self.instructions.avx512 else Pairs(form, width=16, rows=3)
+        pairs = Pairs(form, width=32, rows=6) if self.instructions.avx512 else Pairs(form, width=16, rows=3)
+        return ((ANY_TOKENS, pairs),)
 
-    def _bfloat16(self) -> Arithmetic:
+    def _bfloat16(self) -> Choices:
+        if self.instructions.amx_bf16:
+            return ((SMALL_BATCH, BFloat16Dot()), (ANY_TOKENS, AmxBFloat16()))
         if self.instructions.bf16:
-            return BFloat16Dot()
-        return PairFma(rows=6, panels=4) if self.instructions.avx512 else PairFma(rows=3, panels=2)
+            return ((ANY_TOKENS, BFloat16Dot()),)
+        fma = PairFma(rows=6, panels=4) if self.instructions.avx512 else PairFma(rows=3, panels=2)
+        return ((ANY_TOKENS, fma),)
 
     def packing(self, op: str, weight_dtype: str) -> Packing:
         """Layout of the weight of a linear op."""

@@ -103,9 +103,35 @@ def import_llvm(text: str) -> contextlib.AbstractContextManager[object]:
     return manager
 
 
+def prefetch(buffer: Buffer, *index: Expr | int) -> None:
+    """Bring the cache line of an element into the second cache; any address is allowed."""
+    address = ir.address_of(buffer[tuple(index)])
+    ir.evaluate(ir.call_llvm_intrin("void", "llvm.prefetch", address, ir.int32(0), ir.int32(2), ir.int32(1)))
+
+
+def own_function(name: str) -> contextlib.AbstractContextManager[object]:
+    """Compile what is inside as an LLVM function of its own.
+
+    A hot loop then has the registers for itself: inside a large function LLVM's allocator may keep every sum of a
+    loop in memory because of what surrounds it.
+    """
+    manager: contextlib.AbstractContextManager[object] = ir.attr(0, "compute_scope", name)
+    return manager
+
+
 def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
     """Call an LLVM intrinsic without side effects."""
     return ir.call_llvm_pure_intrin(dtype, ir.llvm_lookup_intrinsic_id(name), *arguments)
+
+
+def call(function: str, *arguments: Expr) -> None:
+    """Call a function of `import_llvm` for its effect."""
+    ir.evaluate(ir.call_extern("void", function, *arguments))
+
+
+def address(buffer: Buffer, *index: Expr | int) -> Expr:
+    """Where an element lies."""
+    return ir.address_of(buffer[index])
 
 
 def _on_stack(count: int, dtype: str) -> Buffer:
@@ -210,6 +236,16 @@ def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None
         if otherwise is not None:
             with ir.Else():
                 otherwise()
+
+
+def each(count: Expr | int, body: Callable[[Expr | int], None]) -> None:
+    """Run `body` for 0, 1, ...: unrolled when the count is a Python integer."""
+    if isinstance(count, int):
+        for index in range(count):
+            body(index)
+        return
+    with serial(0, count) as index:
+        body(index)
 
 
 def switch(value: Expr, cases: Mapping[int, Callable[[], None]]) -> None:

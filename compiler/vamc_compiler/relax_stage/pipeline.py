@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tvm
 from tvm import relax
 from tvm.relax import transform
 
@@ -65,4 +66,7 @@ def run_passes(module: Any, target: Any, on_pass: OnPass | None = None) -> Any:
 
 def build(module: Any, target: Any) -> Any:
     """Compile lowered TIR and the VM's bytecode to an executable that can be exported."""
-    return relax.build(module, target, relax_pipeline=None, exec_mode="bytecode")
+    # Storage rewriting would let two buffers of a kernel share memory, and pass both to a part that is compiled as a
+    # function of its own (kernels.tir.own_function), whose arguments are promised to be distinct.
+    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
+        return relax.build(module, target, relax_pipeline=None, exec_mode="bytecode")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vamc_runtime.executor import RankExecutor
-from vamc_runtime.machine import cpu_model, transparent_huge_pages
+from vamc_runtime.machine import cpu_model, huge_page_share, transparent_huge_pages
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.runstream import choose_library
 
@@ -29,11 +29,12 @@ class RankSurroundings:
 
 def describe_rank(executor: RankExecutor) -> RankSurroundings:
     """A task for every rank."""
+    share = huge_page_share(executor.weights[executor.runstream.manifest.parameters[0]].ctypes.data)
     return RankSurroundings(
         host=platform.node(),
         cores=executor.place.cores,
         library=choose_library(executor.runstream).mcpu,
-        weights_in=str(executor.placement),
+        weights_in=f"{executor.placement}, {round(100 * share)} % in huge pages",
     )
 
 

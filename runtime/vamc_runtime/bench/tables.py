@@ -45,14 +45,18 @@ def case_table(results: list[Result], peak: str) -> Table:
             f"{result.tokens_per_second:,.1f}",
             _roof(result, peak),
             "" if share is None else f"{100 * share:.0f} %",
-            f"{result.cost.linear_multiply_adds / 1e9:,.1f} G",
-            f"{result.cost.attention_multiply_adds / 1e9:,.1f} G",
+            _giga(result.cost.linear_multiply_adds),
+            _giga(result.cost.attention_multiply_adds),
         )
     return table
 
 
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.{1 if seconds >= 0.01 else 3}f} ms"
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:,.{1 if count >= 1e10 else 3}f} G"
 
 
 def _roof(result: Result, peak: str) -> str:

@@ -51,6 +51,36 @@ class TestOnePerCore:
         assert machine.one_per_core([2, 5]) == [2, 5]
 
 
+SMAPS = """\
+7f0000000000-7f0000400000 rw-p 00000000 00:00 0
+Size:               4096 kB
+Rss:                4096 kB
+AnonHugePages:      2048 kB
+FilePmdMapped:         0 kB
+VmFlags: rd wr mr
+7f0000400000-7f0000500000 r--p 00001000 fe:00 77    /weights
+Rss:                1000 kB
+AnonHugePages:         0 kB
+FilePmdMapped:       750 kB
+7f0000500000-7f0000600000 r--p 00001000 fe:00 77
+Rss:                   0 kB"""
+
+
+@pytest.mark.parametrize(
+    ("address", "share"),
+    [
+        (0x7F0000000000, 0.5),
+        (0x7F00003FFFFF, 0.5),
+        (0x7F0000400000, 0.75),
+        (0x7F0000500000, 0.0),
+        (0x7F0000600000, 0.0),
+    ],
+)
+def test_huge_page_share(files: dict[str, str], address: int, share: float) -> None:
+    files["/proc/self/smaps"] = SMAPS
+    assert machine.huge_page_share(address) == share
+
+
 class TestAvailableMemory:
     @pytest.fixture(autouse=True)
     def host(self, files: dict[str, str]) -> None:

@@ -1,47 +1,104 @@
-"""Kernels compiled on their own, as functions of a Relax module, through the pipeline that models take."""
+"""Kernels compiled on their own, called with arrays that have a guard on either side."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import tvm
-from tvm import relax, tirx
 
-from vamc_compiler.relax_stage.pipeline import build, run_passes
-from vamc_compiler.relax_stage.targets import host_target, resolve_targets
+from vamc_compiler.kernels.instruction_set import InstructionSet
+from vamc_compiler.kernels.table import KernelTable
+from vamc_compiler.kernels.tir import Kernel
+from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets
+from vamc_runtime.machine import cpu_features
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
+Output = tuple[tuple[int, ...], Any]
+"""Shape and numpy type."""
+
 TARGETS = ("host", "x86-64-v3")
+LEVELS = ("x86-64-v3", "x86-64-v4", "znver4")
+"""AVX2; AVX-512; AVX-512 with VNNI and bfloat16: every set of instructions that the table tells apart, but AMX."""
+GUARD_BYTES = 256
+GUARD = 0xFF
+"""As floats of any width a NaN: reading one element too many shows in the result."""
 
-# Input shapes and types (a string is a symbolic size), and what puts the kernel into the module.
-Kernel = tuple[Sequence[tuple[Sequence[int | str], str]], Callable[..., Any]]
+
+@functools.cache
+def _target(mcpu: str) -> CpuTarget:
+    return resolve_targets(() if mcpu == "host" else (mcpu,))[0]
 
 
-def compile_kernels(kernels: Mapping[str, Kernel], target: str) -> Any:
-    """A virtual machine with one function per kernel."""
-    builder = relax.BlockBuilder()
-    for name, (inputs, emit) in kernels.items():
-        symbols: dict[str, Any] = {}
-        for size in (size for shape, _ in inputs for size in shape if isinstance(size, str)):
-            symbols.setdefault(size, tirx.Var(size, "int64"))
-        arguments = [
-            relax.Var(f"x{i}", relax.TensorType([symbols.get(s, s) for s in shape], dtype))
-            for i, (shape, dtype) in enumerate(inputs)
-        ]
-        with builder.function(name, arguments):
-            with builder.dataflow():
-                result = builder.emit_output(emit(builder, *arguments))
-            builder.emit_func_output(result)
-    cpu = host_target() if target == "host" else resolve_targets((target,))[0]
-    tvm_target = cpu.tvm_target()
-    executable = build(run_passes(builder.get(), tvm_target), tvm_target)
-    return relax.VirtualMachine(executable, tvm.cpu())
+def require(mcpu: str) -> CpuTarget:
+    """The target; skips the test where this machine cannot run it."""
+    target = _target(mcpu)
+    missing = sorted(set(target.requires) - cpu_features())
+    if missing:
+        pytest.skip(f"this CPU is not a {mcpu}: it lacks {', '.join(missing)}")
+    return target
+
+
+def table(mcpu: str, **options: Any) -> KernelTable:
+    """The kernels that a build for this CPU uses."""
+    return KernelTable(InstructionSet.of(require(mcpu).requires), **options)
+
+
+@functools.cache
+def compile_kernel(kernel: Kernel, mcpu: str) -> Any:
+    """The function; the cache keeps its code in memory as long as the process lives."""
+    module = tvm.IRModule({kernel.name: kernel.function.with_attr("global_symbol", kernel.name)})
+    return tvm.compile(module, target=require(mcpu).tvm_target())
+
+
+class _Guarded:
+    """An array in aligned memory of its own, surrounded by bytes that must stay."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._memory = np.full(num_bytes + 2 * GUARD_BYTES + 64, GUARD, np.uint8)
+        begin = GUARD_BYTES + -(self._memory.ctypes.data + GUARD_BYTES) % 64
+        self.array: Array = self._memory[begin : begin + num_bytes].view(dtype).reshape(shape)
+        self._around = (self._memory[:begin], self._memory[begin + num_bytes :])
+
+    @staticmethod
+    def copy(array: Array) -> _Guarded:
+        guarded = _Guarded(array.shape, array.dtype)
+        guarded.array[...] = array
+        return guarded
+
+    def tensor(self) -> Any:
+        return tvm.runtime.from_dlpack(self.array)
+
+    def check(self, name: str) -> None:
+        assert all((part == GUARD).all() for part in self._around), f"{name} was written beside its memory"
+
+
+def call(
+    kernel: Kernel, mcpu: str, inputs: Sequence[Array], outputs: Sequence[Output], in_place: Sequence[int] = ()
+) -> list[Array]:
+    """Run a kernel; its outputs, then those inputs that it updates in place.
+
+    Checks that no other input changed and that nothing around any array was written. Outputs begin as NaN.
+    """
+    function = compile_kernel(kernel, mcpu)[kernel.name]
+    given = [_Guarded.copy(array) for array in inputs]
+    made = [_Guarded(shape, dtype) for shape, dtype in outputs]
+    function(*(guarded.tensor() for guarded in [*given, *made]))
+    for index, (guarded, array) in enumerate(zip(given, inputs, strict=True)):
+        guarded.check(f"input {index}")
+        if index not in in_place:
+            assert guarded.array.tobytes() == array.tobytes(), f"input {index} changed"
+    for index, guarded in enumerate(made):
+        guarded.check(f"output {index}")
+    return [guarded.array for guarded in made] + [given[index].array for index in in_place]
 
 
 def to_device(array: Array) -> Any:
