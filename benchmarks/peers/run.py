@@ -72,8 +72,8 @@ def parse() -> argparse.Namespace:
     add("--decode-steps", type=int, default=32)
     add("--batch", type=int, default=1, help="also measure decode of so many prompts, at most 8")
     add("--foreign-cores", type=float, default=0.1, help="CPU of others above which a measurement is taken again")
-    add("--attempts", type=int, default=4, help="how often at most")
-    add("--patience", type=float, default=60.0, metavar="SECONDS", help="longest wait for others to become quiet")
+    add("--attempts", type=int, default=3, help="how often at most")
+    add("--patience", type=float, default=30.0, metavar="SECONDS", help="longest wait for others to become quiet")
     return parser.parse_args()
 
 

@@ -15,7 +15,7 @@ import tvm.script.ir_builder.tirx as ir
 
 from vamc_compiler.kernels import tir, vector_math
 from vamc_compiler.kernels.activations import BFLOAT16, FLOAT32_AND_BFLOAT16, Format
-from vamc_compiler.kernels.linear import Arithmetic, Sums, Tile
+from vamc_compiler.kernels.linear import Arithmetic, Sums, Tile, fetch_ahead
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, Registers, bits, cast, load, splat, store
 from vamc_compiler.packing import PAIRS, PANELS, Packing
 
@@ -37,6 +37,7 @@ class BFloat16Dot(Arithmetic):
 
     rows: int = 6
     panels: int = 4
+    fetch_panels: int = 2
     form: Format = BFLOAT16
     name: str = "bfloat16"
     packing: Packing = PAIRS
@@ -56,6 +57,7 @@ class BFloat16Dot(Arithmetic):
         for register in range(tile.rows * tile.panels):
             sums[register] = splat(0.0)
         with tir.serial(0, -(-inputs // 2)) as pair:
+            fetch_ahead(tile, pair)
             weights = [
                 self._pair(tile, panel, pair)
                 for panel in range(tile.panels)
@@ -75,6 +77,7 @@ class HalfToBFloat16Dot(BFloat16Dot):
     The rounded group stays in the second cache for all tokens of the call.
     """
 
+    fetch_panels: int = 0
     form: Format = FLOAT32_AND_BFLOAT16
     name: str = "float16_as_bfloat16"
     packing: Packing = PANELS

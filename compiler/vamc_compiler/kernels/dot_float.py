@@ -16,7 +16,7 @@ from vamc_compiler.kernels.linear import Arithmetic, Sums, Tile
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, Registers, bits, cast, load, splat
 from vamc_compiler.packing import PAIRS, PANELS, Packing
 
-BLOCK_INPUTS = 128
+BLOCK_INPUTS = 64
 
 
 class _BlockedSums:

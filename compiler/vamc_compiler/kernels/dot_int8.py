@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from vamc_compiler.kernels import tir
 from vamc_compiler.kernels.activations import Format
-from vamc_compiler.kernels.linear import Arithmetic, Sums, Tile
+from vamc_compiler.kernels.linear import Arithmetic, Sums, Tile, fetch_ahead
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, Registers, bits, cast, intrinsic, load, splat
 from vamc_compiler.packing import QUADS, QuadPacking
 from vamc_runtime.errors import UserError
@@ -31,7 +31,9 @@ WHOLE_8 = Format("whole8", "int16", levels=127)
 WHOLE_16 = Format("whole16", "int16", levels=32767)
 
 
-def scaled_sums(tile: Tile, form: Format, quads: int, scales: Buffer, sums: Callable[[Expr | int, int, int], Expr]) -> Sums:
+def scaled_sums(
+    tile: Tile, form: Format, quads: int, scales: Buffer, sums: Callable[[Expr | int, int, int], Expr]
+) -> Sums:
     """What (row, panel, plane) -> 16 sums of digits times weights stand for, without the activations' offset."""
 
     def finished(row: Expr | int, panel: int) -> Expr:
@@ -59,6 +61,11 @@ class Vnni(Arithmetic):
         """See `Arithmetic.name`."""
         return f"vnni_{self.form.name}"
 
+    @property
+    def fetch_panels(self) -> int:  # type: ignore[override]
+        """See `Arithmetic.fetch_panels`: as much as the tiles of 17 tokens need to hide the next group."""
+        return 2 if self.form.planes == 1 else 1
+
     def check(self, inputs: int) -> None:
         """Refuse rows whose sum of products could exceed int32."""
         if inputs * 255 * 127 > LARGEST_SUM:
@@ -81,6 +88,7 @@ class Vnni(Arithmetic):
         for register in range(tile.rows * tile.panels * planes):
             sums[register] = splat(0, "int32")
         with tir.serial(0, quads) as quad:
+            fetch_ahead(tile, quad)
             weights = [load(tile.weight, tile.weight_panel + panel, quad, 0, lanes=64) for panel in range(tile.panels)]
             for row in range(tile.rows):
                 for plane in range(planes):

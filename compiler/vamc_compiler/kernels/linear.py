@@ -23,6 +23,7 @@ from vamc_compiler.kernels.activations import Format
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, load, splat, store
 from vamc_compiler.packing import Packing
 
+
 @dataclass(frozen=True, kw_only=True)
 class Tile:
     """Which tokens and panels: the places are known when the kernel runs, the sizes while it is built."""
@@ -36,6 +37,14 @@ class Tile:
     """Packed weight, or the part of it that `Arithmetic.stage` made."""
     weight_panel: Expr
     """First panel of the tile in `weight`."""
+    ahead: Sequence[Expr] = ()
+    """Panels to fetch ahead."""
+
+
+def fetch_ahead(tile: Tile, line: Expr) -> None:
+    """Fetch a cache line of each of the panels ahead; `line` is the position of the main loop."""
+    for panel in tile.ahead:
+        tir.prefetch(tile.weight, panel, line, 0)
 
 
 Sums = Callable[[Expr | int, int], Expr]
@@ -55,6 +64,8 @@ class Arithmetic(ABC):
     """Most tokens of a tile."""
     panels: int
     """Panels of a tile."""
+    fetch_panels: int = 0
+    """Panels of the next group that one tile fetches ahead, in calls of a few tiles; 0 leaves it to the CPU."""
     any_rows: bool = False
     """A tile's code serves any number of tokens, up to `rows`, instead of one known while the kernel is built."""
     block_tiles: int = 96
@@ -132,7 +143,7 @@ class _Call:
             start = tir.opaque(number * tokens // tiles)
             count_here = tir.opaque((number + 1) * tokens // tiles - start)
 
-            def one(count: Expr | int) -> None:
+            def one(count: Expr | int, ahead: Sequence[Expr] = ()) -> None:
                 self.finish(
                     Tile(
                         rows=count,
@@ -141,13 +152,31 @@ class _Call:
                         first_panel=first_panel,
                         weight=weight,
                         weight_panel=weight_panel,
+                        ahead=ahead,
                     )
                 )
 
+            def choose(counts: Sequence[int], ahead: Sequence[Expr] = ()) -> None:
+                tir.switch(count_here, {count: functools.partial(one, count, ahead) for count in counts})
+
             if self.arithmetic.any_rows:
                 one(count_here)
+            elif self.arithmetic.fetch_panels and panels == self.arithmetic.panels:
+                fetch = self.arithmetic.fetch_panels
+                sharing = panels // fetch
+                few = tir.select(tiles > 1, tir.constant(1, "int64"), tir.constant(0, "int64")) * tir.select(
+                    tiles <= 2 * sharing, tir.constant(sharing, "int64"), tir.constant(0, "int64")
+                )
+                fetching = tir.opaque(tir.cast(number < few, "int64", 1))
+                ahead = tir.opaque(first_panel + panels + number * fetch)
+                # Calls of several tiles deal out their tokens evenly: no tile holds less than half of the most.
+                tir.when(
+                    fetching == 1,
+                    lambda: choose(range(rows, rows // 2, -1), [ahead + panel for panel in range(fetch)]),
+                    lambda: choose(range(rows, 0, -1)),
+                )
             else:
-                tir.switch(count_here, {count: functools.partial(one, count) for count in range(rows, 0, -1)})
+                choose(range(rows, 0, -1))
 
     def all_groups(self, tokens: Expr) -> None:
         """Deal groups of panels, and blocks of tokens where there are many, to the threads."""

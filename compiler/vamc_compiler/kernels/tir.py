@@ -66,7 +66,8 @@ def scratch(shape: Sequence[Expr | int], dtype: str) -> Buffer:
 def load(buffer: Buffer, *index: Expr | int, lanes: int = LANES) -> Expr:
     """`lanes` neighbouring elements from `index` on."""
     *outer, inner = index
-    return buffer[(*outer, ir.ramp(inner, 1, lanes) if lanes > 1 else inner)]
+    place = (*outer, ir.ramp(inner, 1, lanes) if lanes > 1 else inner)
+    return buffer[place]
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr | int, lanes: int = LANES) -> None:

@@ -83,9 +83,12 @@ class _Operands:
 def _decode(code: bytes, registers: Sequence[int]) -> _Operands:
     """The instruction at the start of `code`; `registers` as numbered in instructions."""
     escape, first, second, opcode, modrm, *rest = code
-    if escape != 0xC4 or first & 0x1F != 2 or second & 0x84 or (second & 3, opcode) not in {
-        (prefix, known) for known, prefix, _ in _NAMES
-    }:
+    if (
+        escape != 0xC4
+        or first & 0x1F != 2
+        or second & 0x84
+        or (second & 3, opcode) not in {(prefix, known) for known, prefix, _ in _NAMES}
+    ):
         raise ValueError(f"not a tile instruction: {code.hex(' ')}")
     mode, register, low = modrm >> 6, modrm >> 3 & 7, modrm & 7
     name = _NAMES.get((opcode, second & 3, mode != 3))
@@ -167,7 +170,10 @@ class _TileUnit:
             self.row_bytes[right],
             self.rows[right],
         )
-        self._check(fits, f"{name} {sums} += {left} * {right}, whose shapes do not fit: rows {self.rows}, bytes {self.row_bytes}")
+        self._check(
+            fits,
+            f"{name} {sums} += {left} * {right}, whose shapes do not fit: rows {self.rows}, bytes {self.row_bytes}",
+        )
         rows, columns = self.rows[sums], self.row_bytes[sums] // 4
         if name == "tdpbusd":
             x = self.data[left, :rows, : 4 * words].astype(np.int32)
