@@ -17,10 +17,10 @@ OURS, THEIRS = "#c8501e", "#7a8ba0"
 
 
 def draw_phase(axes: Any, result: dict[str, Any], phase: str) -> None:
-    """One bar for each contestant: the median, with a line from the smallest to the largest of the rounds."""
+    """One bar for each contestant: the median of undisturbed rounds, with a line from the smallest to the largest."""
     found: dict[str, list[float]] = {}
     for sample in result["samples"]:
-        if sample["phase"] == phase:
+        if sample["phase"] == phase and not sample["disturbed"]:
             found.setdefault(sample["contestant"], []).append(sample["tokens_per_s"])
     names = sorted(found, key=lambda name: statistics.median(found[name]))
     medians = [statistics.median(found[name]) for name in names]

@@ -29,6 +29,11 @@ class Report:
     skipped: dict[str, str]
     """Contestants without figures, and why."""
 
+    @property
+    def quiet(self) -> list[Sample]:
+        """The samples that others hardly disturbed; tables and ratios are made of these."""
+        return [sample for sample in self.samples if sample.foreign_cores <= self.plan.foreign_cores]
+
     def phases(self) -> list[str]:
         """In the order in which they are measured."""
         return list(dict.fromkeys(sample.phase for sample in self.samples))
@@ -73,7 +78,8 @@ def speed_table(report: Report) -> list[str]:
     lines = [row("contestant", *(f"{phase}, tok/s" for phase in phases), "peak memory, GiB", "same token")]
     lines.append("|---|" + "---:|" * (len(phases) + 2))
     for name in report.contestants():
-        cells = [spread(list(speeds(report.samples, name, phase).values()), 1) for phase in phases]
+        found = [list(speeds(report.quiet, name, phase).values()) for phase in phases]
+        cells = [spread(values, 1) if values else "disturbed" for values in found]
         memory = f"{report.memory_bytes[name] / 2**30:.1f}"
         lines.append(row(ENTRIES[name].title, *cells, memory, agreement(report, name)))
     return lines
@@ -81,8 +87,8 @@ def speed_table(report: Report) -> list[str]:
 
 def target_result(report: Report, target: Target) -> dict[str, Any]:
     """The peer that decides a target, and the ratio to it in every round; no ratios without figures."""
-    peer = fastest(report.samples, target.peers, target.phase)
-    found = ratios(report.samples, target.contestant, peer, target.phase) if peer else []
+    peer = fastest(report.quiet, target.peers, target.phase)
+    found = ratios(report.quiet, target.contestant, peer, target.phase) if peer else []
     median = statistics.median(found) if found else None
     return {
         **dataclasses.asdict(target),
@@ -96,8 +102,8 @@ def target_result(report: Report, target: Target) -> dict[str, Any]:
 def target_table(report: Report) -> list[str]:
     """Required and measured ratios."""
     lines = [
-        row("phase", "vamc", "peer", "required", "ratio, median (range)", "reached"),
-        "|---|---|---|---:|---:|---|",
+        row("phase", "vamc", "peer", "required", "ratio, median (range)", "rounds", "reached"),
+        "|---|---|---|---:|---:|---:|---|",
     ]
     for target in TARGETS:
         result = target_result(report, target)
@@ -106,7 +112,8 @@ def target_table(report: Report) -> list[str]:
         ratio = spread(result["ratios"], 2) if result["ratios"] else "not measured"
         reached = {True: "yes", False: "no", None: ""}[result["reached"]]
         title = ENTRIES[target.contestant].title
-        lines.append(row(target.phase, title, best + peer, f"{target.factor:.2f}", ratio, reached))
+        rounds = str(len(result["ratios"]))
+        lines.append(row(target.phase, title, best + peer, f"{target.factor:.2f}", ratio, rounds, reached))
     return lines
 
 
@@ -117,7 +124,7 @@ def ratio_table(report: Report, phase: str) -> list[str]:
     lines = [row(f"{phase}: peer", *ours), "|---|" + "---:|" * len(ours)]
     for peer in peers:
         found = [
-            ratios(report.samples, name, peer, phase) if ENTRIES[name].group == ENTRIES[peer].group else []
+            ratios(report.quiet, name, peer, phase) if ENTRIES[name].group == ENTRIES[peer].group else []
             for name in ours
         ]
         lines.append(row(peer, *(f"{statistics.median(values):.2f}" if values else "" for values in found)))
@@ -139,8 +146,12 @@ def heading(report: Report) -> list[str]:
         f"models loaded anew: {'every round' if plan.one_at_a_time else reload}."
     )
     conditions = ", ".join(f"{name} {value}" for name, value in report.conditions.items())
-    others = [sample.foreign_cores for sample in report.samples] or [0.0]
-    return [f"{model} {how}", f"{conditions}; CPU that others used meanwhile, in cores: {spread(others, 2)}."]
+    disturbed = len(report.samples) - len(report.quiet)
+    others = (
+        f"{disturbed} of {len(report.samples)} measurements left out, because other processes used more than "
+        f"{plan.foreign_cores} cores meanwhile"
+    )
+    return [f"{model} {how}", f"{conditions}; {others}."]
 
 
 def notes(report: Report) -> list[str]:
@@ -179,5 +190,5 @@ def as_json(report: Report) -> dict[str, Any]:
         "facts": report.facts,
         "memory_bytes": report.memory_bytes,
         "skipped": report.skipped,
-        "samples": [dataclasses.asdict(sample) for sample in report.samples],
+        "samples": [{**dataclasses.asdict(item), "disturbed": item not in report.quiet} for item in report.samples],
     }

@@ -41,35 +41,43 @@ def _groups(rows: npt.NDArray[Any], inputs: int) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class PanelPacking:
-    """[k, i, 16]: for one input, 16 neighbouring outputs are one vector, and a panel is one stream (float16)."""
+    """[k, i + 2, 16]: for one input, 16 neighbouring outputs are one vector, and a panel is one stream (float16).
+
+    The last two rows are zeros: a cache line that keeps neighbouring panels out of one another's cache sets where i is
+    a power of two.
+    """
 
     name: str = "panels"
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """See `Packing.packed_shape`."""
         outputs, inputs = shape
-        return (-(-outputs // PANEL_OUTPUTS), inputs, PANEL_OUTPUTS)
+        return (-(-outputs // PANEL_OUTPUTS), inputs + 2, PANEL_OUTPUTS)
 
     def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `Packing.pack`."""
-        return np.ascontiguousarray(_groups(rows, 1)[..., 0])
+        panels = np.ascontiguousarray(_groups(rows, 1)[..., 0])  # of a transposed array np.pad may make another
+        return np.pad(panels, ((0, 0), (0, 2), (0, 0)))
 
 
 @dataclass(frozen=True)
 class PairPacking:
-    """[k, ceil(i / 2), 32]: 16 outputs times 2 inputs, as vdpbf16ps and AMX read them (bfloat16)."""
+    """[k, ceil(i / 2) + 1, 32]: 16 outputs times 2 inputs, as vdpbf16ps and AMX read them (bfloat16).
+
+    The last row is zeros, as in `PanelPacking`.
+    """
 
     name: str = "pairs"
 
     def packed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """See `Packing.packed_shape`."""
         outputs, inputs = shape
-        return (-(-outputs // PANEL_OUTPUTS), -(-inputs // 2), 2 * PANEL_OUTPUTS)
+        return (-(-outputs // PANEL_OUTPUTS), -(-inputs // 2) + 1, 2 * PANEL_OUTPUTS)
 
     def pack(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """See `Packing.pack`."""
         groups = _groups(rows, 2)
-        return np.ascontiguousarray(groups).reshape(*groups.shape[:2], -1)
+        return np.pad(groups.reshape(*groups.shape[:2], -1), ((0, 0), (0, 1), (0, 0)))
 
 
 @dataclass(frozen=True)

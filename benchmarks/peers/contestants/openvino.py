@@ -106,4 +106,5 @@ class OpenVino:
             share_inputs=True,
         )
         logits = self._request.get_tensor("logits").data  # a view, [b, 1, vocab]
-        return np.argmax(logits[:, -1], axis=-1).astype(np.int64)
+        chosen: npt.NDArray[np.int64] = np.argmax(logits[:, -1], axis=-1).astype(np.int64)
+        return chosen

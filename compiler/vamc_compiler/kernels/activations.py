@@ -36,27 +36,31 @@ class Format:
     levels: int = 0
     keeps_float: bool = False
     """The float32 row is handed over as well, before the others."""
+    plain: bool = False
+    """The tensor as it is, [n, w]: nothing to prepare."""
 
     @property
     def offset(self) -> int:
         """Added to a whole number to make it non-negative; 0 where numbers are stored signed."""
         return 256**self.planes // 2 if self.dtype == "uint8" else 0
 
-    def stride(self, width: int) -> int:
+    @staticmethod
+    def stride(width: int, dtype: str) -> int:
         """Elements from plane to plane: an odd number of cache lines, so that rows fall into different cache sets."""
-        line = CACHE_LINE_BYTES // _BYTES[self.dtype]
+        line = CACHE_LINE_BYTES // _BYTES[dtype]
         return (-(-width // line) | 1) * line
 
     def tensors(self, tokens: Expr, width: int) -> list[tuple[tuple[Any, ...], str]]:
         """Shape and dtype of every tensor of a prepared input."""
-        if self.dtype == "float32":
+        if self.plain:
             return [((tokens, width), "float32")]
-        float_row = [((tokens, width), "float32")] if self.keeps_float else []
-        main = ((tokens, self.planes, self.stride(width)), self.dtype)
+        float_row = [((tokens, 1, self.stride(width, "float32")), "float32")] if self.keeps_float else []
+        main = ((tokens, self.planes, self.stride(width, self.dtype)), self.dtype)
         return [*float_row, main, *([((tokens,), "float32")] if self.levels else [])]
 
 
-FLOAT32 = Format("float32")
+FLOAT32 = Format("float32", plain=True)
+FLOAT32_ROWS = Format("float32_rows")
 BFLOAT16 = Format("bfloat16", "uint16")
 FLOAT32_AND_BFLOAT16 = Format("float32_bfloat16", "uint16", keeps_float=True)
 
@@ -188,9 +192,7 @@ class RMSNorm:
             over_row(width, add)
             factor = tir.variable(tir.rsqrt(squares.result() / width + self.epsilon), "float32")
             return lambda index, lanes: (
-                load(stream, row, index, lanes=lanes)
-                * splat(factor[0], lanes=lanes)
-                * load(weight, index, lanes=lanes)
+                load(stream, row, index, lanes=lanes) * splat(factor[0], lanes=lanes) * load(weight, index, lanes=lanes)
             )
 
         return begin
@@ -218,69 +220,115 @@ class SiluMul:
         return begin
 
 
-def _store_row(form: Format, width: int, row: Expr, value: Row, outputs: Sequence[Buffer]) -> None:
-    """Write one row in a format."""
+def _store_row(form: Format, width: int, row: Expr, value: Row, outputs: Sequence[Buffer], top: Expr | None) -> None:
+    """Write one row in a format; its own largest magnitude scales it unless `top` is given."""
     if form.dtype == "float32":
-        over_row(width, lambda index, lanes: store(outputs[0], value(index, lanes), row, index, lanes=lanes))
+        place = (row,) if form.plain else (row, 0)
+        over_row(width, lambda index, lanes: store(outputs[0], value(index, lanes), *place, index, lanes=lanes))
+        return
+    if form.levels:
+        if top is None:
+            exact = tir.scratch((width,), "float32")
+            top = _largest_magnitude(width, value, exact)
+            value = functools.partial(_part_of, exact)
+        _store_quantized(form, width, row, value, outputs, top)
         return
     main = outputs[1 if form.keeps_float else 0]
-    if not form.levels:
 
-        def round_off(index: Expr, lanes: int) -> None:
-            exact = value(index, lanes)
-            if form.keeps_float:
-                store(outputs[0], exact, row, index, lanes=lanes)
-                exact = load(outputs[0], row, index, lanes=lanes)
-            store(main, vector_math.to_bfloat16(exact, lanes), row, 0, index, lanes=lanes)
+    def round_off(index: Expr, lanes: int) -> None:
+        exact = value(index, lanes)
+        if form.keeps_float:
+            store(outputs[0], exact, row, 0, index, lanes=lanes)
+            exact = load(outputs[0], row, 0, index, lanes=lanes)
+        store(main, vector_math.to_bfloat16(exact, lanes), row, 0, index, lanes=lanes)
 
-        over_row(width, round_off)
-        if width % 2:  # the partner of the last value in a pair: the weight there is 0, and 0 times garbage may be NaN
-            store(main, tir.constant(0, "uint16"), row, 0, width, lanes=1)
-        return
+    over_row(width, round_off)
+    if width % 2:  # the partner of the last value in a pair: the weight there is 0, and 0 times garbage may be NaN
+        store(main, tir.constant(0, "uint16"), row, 0, width, lanes=1)
 
-    exact = tir.scratch((width,), "float32")
+
+def _part_of(row: Buffer, index: Expr, lanes: int) -> Expr:
+    """Values of a row that lies in a buffer of its own."""
+    return load(row, index, lanes=lanes)
+
+
+def _largest_magnitude(width: int, value: Row, kept: Buffer) -> Expr:
+    """The largest magnitude in a row, which is written to `kept` on the way: it may cost much to compute."""
     largest = RowReduction(tir.larger)
 
     def measure(index: Expr, lanes: int) -> None:
-        store(exact, value(index, lanes), index, lanes=lanes)
-        largest.add(tir.absolute(load(exact, index, lanes=lanes)), lanes)
+        store(kept, value(index, lanes), index, lanes=lanes)
+        largest.add(tir.absolute(load(kept, index, lanes=lanes)), lanes)
 
     over_row(width, measure)
-    top = tir.variable(largest.result(), "float32")
+    return largest.result()
+
+
+def _store_quantized(form: Format, width: int, row: Expr, value: Row, outputs: Sequence[Buffer], limit: Expr) -> None:
+    """Write one row as whole numbers and their scale; no magnitude in the row exceeds `limit`."""
+    numbers, scale = outputs
+    top = tir.variable(limit, "float32")
     scaled = top[0] > SMALLEST_SCALED
     inverse = tir.variable(tir.select(scaled, form.levels / top[0], tir.constant(0.0)), "float32")
-    store(outputs[-1], tir.select(scaled, top[0] / form.levels, tir.constant(0.0)), row, lanes=1)
+    store(scale, tir.select(scaled, top[0] / form.levels, tir.constant(0.0)), row, lanes=1)
 
     def quantize(index: Expr, lanes: int) -> None:
-        number = vector_math.nearest(load(exact, index, lanes=lanes) * splat(inverse[0], lanes=lanes), lanes)
+        number = vector_math.nearest(value(index, lanes) * splat(inverse[0], lanes=lanes), lanes)
         if form.dtype == "int16":
-            store(main, cast(number, "int16", lanes), row, 0, index, lanes=lanes)
+            store(numbers, cast(number, "int16", lanes), row, 0, index, lanes=lanes)
             return
         number = number + splat(form.offset, "int32", lanes)
         for plane in range(form.planes):
             digit = number >> splat(8 * (form.planes - 1 - plane), "int32", lanes)
-            store(main, cast(digit & splat(255, "int32", lanes), "uint8", lanes), row, plane, index, lanes=lanes)
+            store(numbers, cast(digit & splat(255, "int32", lanes), "uint8", lanes), row, plane, index, lanes=lanes)
 
     over_row(width, quantize)
 
 
+def _every_row(tokens: Expr, one_row: Callable[[Expr], None]) -> None:
+    """Deal the rows to the threads; a single one waits for none."""
+
+    def all_rows() -> None:
+        with tir.parallel(0, tokens) as row:
+            one_row(row)
+
+    tir.when(tokens == 1, lambda: one_row(tir.constant(0, "int64")), all_rows)
+
+
 @functools.cache
-def row_kernel(source: Source, form: Format, width: int) -> tir.Kernel:
-    """The kernel that brings the rows of `source`, `width` wide, into `form`; every thread takes some of the rows."""
-    name = f"{source.name}_{form.name}_{width}"
+def row_kernel(source: Source, form: Format, width: int, top_given: bool = False) -> tir.Kernel:
+    """The kernel that brings the rows of `source`, `width` wide, into `form`; every thread takes some of the rows.
+
+    With `top_given` the last input is top float32 [n, 1], which scales each row instead of its largest magnitude.
+    """
+    name = f"{source.name}{'_by_top' if top_given else ''}_{form.name}_{width}"
     with tir.function(name) as builder:
         tokens = tir.size()
         begin = source.open(tokens, width)
+        top = tir.argument("top", (tokens, 1), "float32") if top_given else None
         outputs = [
             tir.argument(f"output_{i}", shape, dtype) for i, (shape, dtype) in enumerate(form.tensors(tokens, width))
         ]
+        _every_row(
+            tokens,
+            lambda row: _store_row(form, width, row, begin(row), outputs, None if top is None else top[row, 0]),
+        )
+    return tir.Kernel(name, builder.get())
+
+
+@functools.cache
+def row_max_kernel(width: int) -> tir.Kernel:
+    """The kernel of the largest magnitude, float32 [n, 1], in each row of x float32 [n, w]."""
+    name = f"row_max_{width}"
+    with tir.function(name) as builder:
+        tokens = tir.size()
+        begin = Tensor().open(tokens, width)
+        top = tir.argument("top", (tokens, 1), "float32")
 
         def one_row(row: Expr) -> None:
-            _store_row(form, width, row, begin(row), outputs)
+            value, largest = begin(row), RowReduction(tir.larger)
+            over_row(width, lambda index, lanes: largest.add(tir.absolute(value(index, lanes)), lanes))
+            store(top, largest.result(), row, 0, lanes=1)
 
-        def all_rows() -> None:
-            with tir.parallel(0, tokens) as row:
-                one_row(row)
-
-        tir.when(tokens == 1, lambda: one_row(tir.constant(0, "int64")), all_rows)
+        _every_row(tokens, one_row)
     return tir.Kernel(name, builder.get())

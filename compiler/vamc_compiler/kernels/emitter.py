@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from vamc_compiler.kernels.activations import FLOAT32, Format, Lookup, Source, Tensor, row_kernel
+from vamc_compiler.kernels.activations import FLOAT32, Format, Lookup, Source, Tensor, row_kernel, row_max_kernel
 from vamc_compiler.kernels.linear import linear_kernel
 from vamc_compiler.kernels.paged_attention import Shape, attention_kernel
 from vamc_compiler.kernels.table import KernelTable
@@ -28,7 +28,8 @@ class Emitter:
 
     def __init__(self, table: KernelTable) -> None:
         self.table = table
-        self._prepared: dict[tuple[str, str], list[Any]] = {}
+        self._prepared: dict[tuple[str, str, str | None], list[Any]] = {}
+        """By the names of the tensor, the format and the maximum that scales it, None for its own."""
 
     def _call(self, builder: Any, kernel: Kernel, arguments: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
         """Call a kernel; the variables of its outputs."""
@@ -58,7 +59,7 @@ class Emitter:
         function = row_kernel(source, form, int(width))
         results = self._call(builder, function, [first, *inputs[1:]], [*own, *form.tensors(tokens, int(width))])
         rows = results[extra_outputs:]
-        self._prepared[rows[0].name, form.name] = rows
+        self._prepared[rows[0].name, form.name, None] = rows
         return [*results[:extra_outputs], rows[0]]
 
     def embedding(self, builder: Any, ids: Any, table: Any) -> Any:
@@ -68,27 +69,38 @@ class Emitter:
         function = row_kernel(Lookup(entries, table.ty.dtype), FLOAT32, width)
         return self._call(builder, function, [ids, table], [((tokens, width), "float32")])[0]
 
-    def _prepare(self, builder: Any, x: Any, form: Format) -> list[Any]:
-        """The tensors of x in a format."""
-        if form is FLOAT32:
+    def row_max(self, builder: Any, x: Any) -> Any:
+        """The largest magnitude float32 [n, 1] in each row of x float32 [n, w]."""
+        x = builder.normalize(x)
+        tokens, width = x.ty.shape
+        return self._call(builder, row_max_kernel(int(width)), [x], [((tokens, 1), "float32")])[0]
+
+    def _prepare(self, builder: Any, x: Any, form: Format, top: Any | None) -> list[Any]:
+        """The tensors of x in a format, scaled by `top` float32 [n, 1] where it is given."""
+        if form.plain:
             return [x]
         if not isinstance(x, relax.Var):
             x = builder.emit(x)
-        key = (x.name, form.name)
+        if top is not None and not isinstance(top, relax.Var):
+            top = builder.emit(top)
+        key = (x.name, form.name, None if top is None else top.name)
         if key not in self._prepared:
-            (rows,) = self.rows(builder, Tensor(), [x], form)
-            self._prepared[key] = self._prepared[rows.name, form.name]
+            tokens, width = x.ty.shape
+            function = row_kernel(Tensor(), form, int(width), top is not None)
+            inputs = [x] if top is None else [x, top]
+            self._prepared[key] = self._call(builder, function, inputs, form.tensors(tokens, int(width)))
         return self._prepared[key]
 
     def linear(self, builder: Any, op: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-        """y float32 [n, o] of a linear op: inputs x, packed weight and, where quantized, scale.
+        """y float32 [n, o] of a linear op: inputs x, packed weight and, where quantized, scale and perhaps `top`.
 
         The attributes `out_features`, `in_features` and `weight_dtype` describe the weight before packing.
         """
         choices = self.table.linear(op, _text(attributes["weight_dtype"]))
         outputs, width = int(attributes["out_features"]), int(attributes["in_features"])
-        x, weight, *scale = inputs
-        prepared = self._prepare(builder, builder.normalize(x), choices[-1][1].form)
+        x, weight, *quantized = inputs
+        scale, top = quantized[:1], quantized[1] if len(quantized) > 1 else None
+        prepared = self._prepare(builder, builder.normalize(x), choices[-1][1].form, top)
         function = linear_kernel(choices, width, outputs, bool(scale))
         tokens = prepared[0].ty.shape[0]
         return self._call(builder, function, [*prepared, weight, *scale], [((tokens, outputs), "float32")])[0]

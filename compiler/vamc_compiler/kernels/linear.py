@@ -186,7 +186,7 @@ class _Call:
         groups, rest = divmod(count, panels)
         tiles = tir.opaque((tokens + (rows - 1)) // rows)
         blocks = tir.opaque((tiles + (block_tiles - 1)) // block_tiles)
-        with self.arithmetic.imports(), tir.parallel(0, (groups + (rest > 0)) * blocks) as unit:
+        with tir.parallel(0, (groups + (rest > 0)) * blocks) as unit, self.arithmetic.imports():
             group, block = tir.opaque(unit // blocks), tir.opaque(unit % blocks)
             first, last = tir.opaque(block * tiles // blocks), tir.opaque((block + 1) * tiles // blocks)
 

@@ -11,6 +11,9 @@ w pages of a sequence in the table. A row is one query: a token and a head.
   of its own, merged in order. A row's arithmetic is the same in whatever tile it is, and chunks may go to different
   threads: a few sequences with long contexts still occupy every core.
 - ALiBi, when there are slopes, adds slope * key position.
+
+Bound: in decode a streaming read of keys and values (0.6 to 1.0 of it on Zen 4, by the pages of memory), in prefill the
+fp32 FMA peak (122 to 165 of 232 GFLOP/s: see docs/kernels.md for the rest).
 """
 
 from __future__ import annotations
@@ -309,8 +312,25 @@ class _Totals:
 
 def _in_one_go(tile: _Tile) -> None:
     """All chunks of a tile on this thread."""
-    totals = _Totals(tile.rows, tile.width)
     num_keys = tile.num_keys()
+
+    def one_chunk() -> None:
+        # What merging a single chunk would give, bit for bit.
+        tile.begin()
+        tile.chunk(tir.constant(0, "int32"), num_keys)
+        for row in range(tile.rows):
+            weight = tir.opaque(tir.sum_of_lanes(tile.weights, row), "float32")
+            token, head = tile.place(row)
+            for first, lanes in pieces(tile.width):
+                value = tile.sums.load(row, first, lanes) / splat(weight, lanes=lanes)
+                store(tile.step.output, value, token, head, first, lanes=lanes)
+
+    tir.when(num_keys <= CHUNK_KEYS, one_chunk, lambda: _merge_chunks(tile, num_keys))
+
+
+def _merge_chunks(tile: _Tile, num_keys: Expr) -> None:
+    """A context of several chunks."""
+    totals = _Totals(tile.rows, tile.width)
     with tir.serial(0, tir.opaque((num_keys + (CHUNK_KEYS - 1)) // CHUNK_KEYS, "int32")) as number:
         tile.begin()
         tile.chunk(number, num_keys)

@@ -6,7 +6,7 @@ reads the same packed weight, so that one set of weights serves all libraries of
 
 from __future__ import annotations
 
-from vamc_compiler.kernels.activations import FLOAT32, FLOAT32_AND_BFLOAT16, Format
+from vamc_compiler.kernels.activations import FLOAT32_AND_BFLOAT16, FLOAT32_ROWS, Format
 from vamc_compiler.kernels.dot_amx import TILE_ROWS, AmxBFloat16, AmxHalfToBFloat16, AmxInt8
 from vamc_compiler.kernels.dot_bf16 import BFloat16Dot, HalfToBFloat16Dot
 from vamc_compiler.kernels.dot_float import HalfFma, PairFma
@@ -46,7 +46,7 @@ class KernelTable:
         if weight_dtype == "bfloat16":
             return self._bfloat16()
         wide = self.instructions.avx512
-        form = FLOAT32_AND_BFLOAT16 if self._bfloat16_prefill else FLOAT32
+        form = FLOAT32_AND_BFLOAT16 if self._bfloat16_prefill else FLOAT32_ROWS
         exact = HalfFma(rows=6 if wide else 3, panels=4 if wide else 2, form=form)
         if not self._bfloat16_prefill:
             return ((ANY_TOKENS, exact),)

@@ -2,7 +2,8 @@
 
 Every row of x (token) is quantized when it is there: scale[n] = max |x[n]| / 127, q = the nearest whole number of
 x / scale. Then y[n, o] = (q[n, i] @ quant_w[o, i]^T) * scale[n] * scale_w[o]. Twice as fast in prefill as exact
-activations, at the price of rounding them to 8 bits.
+activations, at the price of rounding them to 8 bits. A rank that holds a part of a row takes the maximum of the whole
+row as a fourth input, `top`, and so rounds as one rank does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx
 import torch
 
 from vamc_compiler.ops.definition import VamcOp, emit_node, exporting
+from vamc_compiler.ops.row_max import row_max
 
 if TYPE_CHECKING:
     from vamc_compiler.kernels.emitter import Emitter
@@ -23,12 +25,19 @@ SMALLEST = 1e-30
 """A row without a larger value counts as zero."""
 
 
-def quantized_linear_dynamic(x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor) -> torch.Tensor:
-    """Multiply x float32 [n, i] by quant_w int8 [o, i] scaled by scale_w float32 [o]; returns float32 [n, o]."""
+def quantized_linear_dynamic(
+    x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor, top: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Multiply x float32 [n, i] by quant_w int8 [o, i] scaled by scale_w float32 [o]; returns float32 [n, o].
+
+    `top` float32 [n, 1] replaces the largest magnitude of each row of x, which must not exceed it.
+    """
     if exporting():
         output = (x.dtype, (x.shape[0], quant_w.shape[0]))
-        return emit_node("QuantizedLinearDynamic", (x, quant_w, scale_w), [output])[0]
-    top = x.abs().amax(-1, keepdim=True)
+        inputs = (x, quant_w, scale_w, *(() if top is None else (top,)))
+        return emit_node("QuantizedLinearDynamic", inputs, [output])[0]
+    if top is None:
+        top = row_max(x)
     inverse = torch.where(top > SMALLEST, LEVELS / top, 0.0)
     numbers = torch.round(x * inverse)
     scale = torch.where(top > SMALLEST, top / LEVELS, 0.0)
@@ -36,14 +45,16 @@ def quantized_linear_dynamic(x: torch.Tensor, quant_w: torch.Tensor, scale_w: to
 
 
 def _function_body(node: onnx.NodeProto) -> str:
-    return f"""
-    QuantizedLinearDynamic (x, quant_w, scale_w) => (y) {{
+    given = len(node.input) == 4
+    own_top = """
       last = Constant <value_ints = [-1]> ()
+      magnitude = Abs(x)
+      top = ReduceMax <keepdims = 1> (magnitude, last)"""
+    return f"""
+    QuantizedLinearDynamic (x, quant_w, scale_w{", top" if given else ""}) => (y) {{{"" if given else own_top}
       levels = Constant <value_float = {LEVELS}.0> ()
       smallest = Constant <value_float = {SMALLEST}> ()
       zero = Constant <value_float = 0.0> ()
-      magnitude = Abs(x)
-      top = ReduceMax <keepdims = 1> (magnitude, last)
       scaled = Greater(top, smallest)
       inverse_any = Div(levels, top)
       inverse = Where(scaled, inverse_any, zero)

@@ -86,13 +86,15 @@ def _prepare(
 def plan_consumers(model: onnx.ModelProto, specs: Mapping[str, ParameterSpec]) -> dict[int, str]:
     """Which nodes can write their rows in the format of the linear layers that read them, and no one else.
 
+    Layers that are given the maximum to scale by (`RowMax`) are no such readers: it is computed from the float rows.
+
     Returns the node's index -> "op:weight dtype" of those layers.
     """
     readers: dict[str, set[str | None]] = {value.name: {None} for value in model.graph.output}
     for node in model.graph.node:
         op = OPS.get(node.op_type) if node.domain == DOMAIN else None
         for position, name in enumerate(node.input):
-            is_x = op is not None and op.weight_input is not None and position == 0
+            is_x = op is not None and op.weight_input is not None and position == 0 and len(node.input) <= 3
             weight = specs[node.input[op.weight_input]] if op is not None and op.weight_input is not None else None
             reader = f"{node.op_type}:{weight.dtype}" if is_x and weight is not None else None
             readers.setdefault(name, set()).add(reader)

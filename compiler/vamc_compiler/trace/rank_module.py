@@ -42,7 +42,9 @@ def _store_bfloat16(model: nn.Module) -> None:
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.dtype == torch.float16:
-                setattr(module, name, nn.Parameter(torch.empty(weight.shape, dtype=torch.bfloat16), requires_grad=False))
+                setattr(
+                    module, name, nn.Parameter(torch.empty(weight.shape, dtype=torch.bfloat16), requires_grad=False)
+                )
 
 
 def _absolute(path: str, origin: Origin) -> Origin:

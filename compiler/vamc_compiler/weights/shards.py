@@ -138,9 +138,14 @@ def to_bfloat16(rows: Rows) -> npt.NDArray[np.uint16]:
 
 
 def _check_finite(values: npt.NDArray[Any], task: TensorTask) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    """Refuse what overflowed; `values` are floats, quantized numbers, or the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        finite = bool((values & 0x7F80 != 0x7F80).all())
+    else:
+        finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
+    if not finite:
         raise UserError(
-            f"tensor {task.origin.tensor} in {task.source.path} has values that {values.dtype} cannot hold",
+            f"tensor {task.origin.tensor} in {task.source.path} has values that {task.destination.dtype} cannot hold",
             expected="finite values, at most 65504 for float16",
             fix="the checkpoint is damaged, or the model needs another precision than fp16",
         )
@@ -162,10 +167,13 @@ def _process(rows: Rows, columns: tuple[Piece, ...], task: TensorTask) -> npt.ND
     stored: npt.NDArray[Any]
     if scales is not None:
         stored = quantize_rows(rows, scales)
+    elif task.destination.dtype == "bfloat16":
+        _check_finite(rows, task)  # rounding may turn the bits of a NaN into those of a number
+        stored = to_bfloat16(rows)
     else:
         with np.errstate(over="ignore"):
-            stored = to_bfloat16(rows) if task.destination.dtype == "bfloat16" else rows.astype(task.destination.dtype)
-    _check_finite(rows if task.destination.dtype == "bfloat16" else stored, task)
+            stored = rows.astype(task.destination.dtype)
+    _check_finite(stored, task)
     return stored if task.destination.packing is None else task.destination.packing.pack(stored)
 
 

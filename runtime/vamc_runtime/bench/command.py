@@ -40,7 +40,7 @@ def bench_command(options: argparse.Namespace) -> int:
             ranks = stack.enter_context(open_executor(runstream, rank_options, progress.on_load))
         around = surroundings(manifest, ranks.on_every_rank(describe_rank))
         results = measure(ranks, manifest, cases, repeat=options.repeat, with_ops=options.ops, on_case=_announce)
-    peak = reference_peak(manifest)
+    peak = reference_peak(manifest, around["runstream"]["library"])
     if options.csv is not None:
         write_csv(options.csv, around, results, peak)
     if options.json:

@@ -70,14 +70,15 @@ class Result:
         return self.linear_per_second / self.peaks[peak] if peak in self.peaks else None
 
 
-def reference_peak(manifest: Manifest) -> str:
-    """The type whose peak bounds a prefill of this runstream."""
-    if manifest.precision.weights == "int8":
-        return "int8"
+def reference_peak(manifest: Manifest, mcpu: str) -> str:
+    """The type whose peak bounds a prefill with one of the libraries; empty where that would be AMX's, not measured."""
     backend = manifest.settings.get("backend")
     options = backend.get("compile") if isinstance(backend, dict) else None
     in_bf16 = isinstance(options, dict) and options.get("prefill_precision") == "bf16"
-    return "bf16" if in_bf16 or manifest.precision.weights == "bf16" else "fp32"
+    weights = manifest.precision.weights
+    peak = "int8" if weights == "int8" else "bf16" if in_bf16 or weights == "bf16" else "fp32"
+    requires = {feature for library in manifest.libraries if library.mcpu == mcpu for feature in library.requires}
+    return "" if f"amx_{peak}" in requires else peak
 
 
 def measure(

@@ -17,7 +17,7 @@ def as_data(result: Result, peak: str) -> dict[str, Any]:
 
     Args:
         result: one case.
-        peak: the type whose peak bounds a prefill (`measure.reference_peak`).
+        peak: the type whose peak bounds a prefill (`measure.reference_peak`), or none.
     """
     data: dict[str, Any] = {
         "phase": result.case.phase,
@@ -32,7 +32,7 @@ def as_data(result: Result, peak: str) -> dict[str, Any]:
         "share_of_roof": result.share_of_roof(peak),
         **dataclasses.asdict(result.cost),
         "linear_multiply_adds_per_second": result.linear_per_second,
-        "roof": "read" if result.read_seconds else peak,
+        "roof": "read" if result.read_seconds else peak or None,
         "read_bytes": result.read_bytes,
         "read_bytes_per_second": result.read_bandwidth,
         "read_seconds_median": statistics.median(result.read_seconds) if result.read_seconds else None,

@@ -81,28 +81,64 @@ def random_step(
     )
 
 
-def attend(step: AttentionStep, scale: float, slopes: Array | None = None) -> tuple[Array, Array]:
-    """What each token reads, float64 [n, h, d], and the cache with the step's tokens."""
+Rotary = tuple[Array, Array]
+"""Cosine and sine float32 [n, 1, d] of each token's angles."""
+
+
+def random_rotary(step: AttentionStep, base: float = 100.0) -> Rotary:
+    """The angles of a model whose frequencies fall from 1 to 1 / base; each half of a head has the same."""
+    half = step.query.shape[2] // 2
+    frequencies = np.tile(base ** -np.linspace(0, 1, half), 2)
+    angles = step.position_ids[:, None, None] * frequencies
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotate(x: Array, rotary: Rotary | None) -> Array:
+    """x [n, heads, d] turned by the angles of its tokens, float64."""
+    if rotary is None:
+        return x.astype(np.float64)
+    cosine, sine = (part.astype(np.float64) for part in rotary)
+    low, high = np.split(x.astype(np.float64), 2, axis=2)
+    return np.concatenate((low, high), 2) * cosine + np.concatenate((-high, low), 2) * sine
+
+
+def append(step: AttentionStep, rotary: Rotary | None = None) -> Array:
+    """The cache with the step's tokens."""
     kv_cache = step.kv_cache.copy()
     page_tokens = kv_cache.shape[3]
-    places = [
-        (step.page_table[row, position // page_tokens], position % page_tokens)
-        for row, position in zip(step.seq_ids, step.position_ids, strict=True)
-    ]
-    for token, (page, slot) in enumerate(places):
-        kv_cache[page, 0, :, slot] = step.key[token]
-        kv_cache[page, 1, :, slot] = step.value[token]
-    num_heads = step.query.shape[1]
-    group = num_heads // kv_cache.shape[2]
-    result = np.zeros(step.query.shape, np.float64)
+    keys = rotate(step.key, rotary)
     for token, (row, position) in enumerate(zip(step.seq_ids, step.position_ids, strict=True)):
-        index = np.arange(position + 1)
-        pages = step.page_table[row, index // page_tokens]
-        for head in range(num_heads):
-            keys, values = (kv_cache[pages, i, head // group, index % page_tokens].astype(np.float64) for i in (0, 1))
-            scores = keys @ step.query[token, head].astype(np.float64) * scale
+        page, slot = step.page_table[row, position // page_tokens], position % page_tokens
+        kv_cache[page, 0, :, slot] = keys[token]
+        kv_cache[page, 1, :, slot] = step.value[token]
+    return kv_cache
+
+
+def attend(
+    step: AttentionStep,
+    scale: float,
+    slopes: Array | None = None,
+    rotary: Rotary | None = None,
+    kv_cache: Array | None = None,
+) -> tuple[Array, Array]:
+    """What each token reads, float64 [n, h, d], and the cache with the step's tokens.
+
+    A `kv_cache` that is given holds them already.
+    """
+    kv_cache = append(step, rotary) if kv_cache is None else kv_cache
+    page_tokens, kv_heads = kv_cache.shape[3], kv_cache.shape[2]
+    query = rotate(step.query, rotary)
+    n, heads, width = query.shape
+    result = np.zeros(query.shape)
+    for row in np.unique(step.seq_ids):
+        index = np.arange(step.position_ids[step.seq_ids == row].max() + 1)
+        context = kv_cache[step.page_table[row, index // page_tokens], :, :, index % page_tokens].astype(np.float64)
+        for token in np.flatnonzero(step.seq_ids == row):
+            keys, values = context[: step.position_ids[token] + 1].transpose(1, 2, 0, 3)
+            scores = query[token].reshape(kv_heads, -1, width) @ keys.swapaxes(1, 2) * scale
             if slopes is not None:
-                scores += float(slopes[head]) * index
-            weights = np.exp(scores - scores.max())
-            result[token, head] = weights @ values / weights.sum()
+                bias = slopes.astype(np.float64).reshape(kv_heads, -1, 1) * index[: keys.shape[1]]
+                scores = scores + bias
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            result[token] = (weights @ values / weights.sum(-1, keepdims=True)).reshape(heads, width)
     return result, kv_cache

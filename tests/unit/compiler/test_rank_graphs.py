@@ -8,23 +8,37 @@ from typing import Any
 
 import onnx
 import pytest
-from tiny_models import CONFIGS, FAMILIES, SOURCE_CODE, tiny_source, write_config
+from tiny_models import CONFIGS, SOURCE_CODE, tiny_source, write_config
 
 from vamc_compiler import graph as graph_module
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graph, make_rank_graphs
 from vamc_compiler.model.registry import find_model
+from vamc_compiler.precision import ModelPrecision
 from vamc_runtime.errors import UserError
 
 NUM_RANKS = 4  # pads 6 heads, replicates 2 key/value heads, pads the vocabulary of 50
 
 
 @pytest.mark.parametrize(
-    ("family", "quantization"),
-    [*((family, None) for family in FAMILIES), ("baichuan 13B", "int8_per_channel")],
+    ("family", "precision", "linears"),
+    [
+        ("llama", ModelPrecision(), {"Linear": 8}),
+        ("baichuan 7B", ModelPrecision(), {"Linear": 6}),
+        ("baichuan 13B", ModelPrecision(half="bfloat16"), {"Linear": 6}),
+        (
+            "baichuan 13B",
+            ModelPrecision(quantization="int8_per_channel"),
+            {"Linear": 1, "QuantizedLinearPerChannel": 5},
+        ),
+        ("llama", ModelPrecision(quantization="w8a8_dynamic", lm_head=True), {"QuantizedLinearDynamic": 8}),
+    ],
+    ids=["llama", "baichuan 7B", "baichuan 13B in bfloat16", "baichuan 13B in int8", "llama in w8a8 with its head"],
 )
-def test_the_first_and_the_last_rank_have_the_same_graph(tmp_path: Path, family: str, quantization: str | None) -> None:
+def test_the_first_and_the_last_rank_have_the_same_graph(
+    tmp_path: Path, family: str, precision: ModelPrecision, linears: dict[str, int]
+) -> None:
     source = tiny_source(tmp_path, family, num_hidden_layers=1)
-    first, last = (make_rank_graph(source, NUM_RANKS, quantization, rank) for rank in (0, NUM_RANKS - 1))
+    first, last = (make_rank_graph(source, NUM_RANKS, precision, rank) for rank in (0, NUM_RANKS - 1))
     assert first.simplified == last.simplified
     assert (first.rank, last.rank) == (0, NUM_RANKS - 1)
     assert first.num_kv_slots == last.num_kv_slots == (1 if family == "llama" else 2)
@@ -34,10 +48,15 @@ def test_the_first_and_the_last_rank_have_the_same_graph(tmp_path: Path, family:
     for node in model.graph.node:
         if node.domain == "vamc":
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    linears = 7 if family == "llama" else 5
-    expected = {"PagedAttention": 1, "AllReduce": 2, "AllGather": 1}
-    expected |= {"Linear": linears + 1} if quantization is None else {"Linear": 1, "QuantizedLinearPerChannel": linears}
-    assert counts == expected
+    assert counts == linears | {
+        "Embedding": 1,
+        "RMSNorm": 1,
+        "AddRMSNorm": 2,
+        "SiluMul": 1,
+        "PagedAttention": 1,
+        "AllReduce": 2,
+        "AllGather": 1,
+    }
     names = [value.name for value in model.graph.input]
     assert names[:6] == ["input_ids", "position_ids", "seq_ids", "page_table", "logits_index", "kv_cache_0"]
     assert names[6:] == [spec.name for spec in first.parameters]
@@ -67,7 +86,7 @@ def test_a_rank_dependent_constant_is_refused(tmp_path: Path) -> None:
     (tmp_path / "modeling_bad_vacc.py").write_text(RANK_IN_THE_GRAPH)
     source = find_model(tmp_path, SOURCE_CODE, trust_checkpoint_code=True)
     with pytest.raises(UserError, match="rank 1's graph differs from rank 0's") as caught:
-        make_rank_graphs(source, 2, None, num_workers=1, on_progress=lambda done, total: None)
+        make_rank_graphs(source, 2, ModelPrecision(), num_workers=1, on_progress=lambda done, total: None)
     assert "modeling_bad_vacc.py" in caught.value.found
     assert "add_constant" in caught.value.fix
 
@@ -80,8 +99,8 @@ def test_progress_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def backwards(function: Any, tasks: Any, num_workers: int, on_done: Any) -> None:
         real(function, list(tasks)[::-1], num_workers, on_done)
 
-    def stand_in(source: Any, num_ranks: int, quantization: str | None, rank: int) -> RankGraph:
-        assert (num_ranks, quantization) == (3, "int8_per_channel")
+    def stand_in(source: Any, num_ranks: int, precision: ModelPrecision, rank: int) -> RankGraph:
+        assert (num_ranks, precision) == (3, ModelPrecision(quantization="int8_per_channel"))
         return RankGraph(rank, b"traced", b"same", (), 1)
 
     monkeypatch.setattr(graph_module, "run_tasks", backwards)
@@ -90,7 +109,7 @@ def test_progress_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     graphs = make_rank_graphs(
         source,
         3,
-        "int8_per_channel",
+        ModelPrecision(quantization="int8_per_channel"),
         num_workers=1,
         on_progress=lambda done, total: progress.append((done, total)),
     )

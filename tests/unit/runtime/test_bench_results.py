@@ -110,9 +110,19 @@ def test_old_libraries_are_refused_before_any_work() -> None:
 def test_reference_peak(weights: str, prefill_precision: str | None, peak: str) -> None:
     precision = Precision(weights=weights, quantization=None, activations="float32", kv_cache="float16")
     settings = {"backend": {"compile": {"prefill_precision": prefill_precision}}}
-    assert reference_peak(fake.make_manifest(precision=precision, settings=settings)) == peak
+    assert reference_peak(fake.make_manifest(precision=precision, settings=settings), "any") == peak
     if prefill_precision is None:
-        assert reference_peak(fake.make_manifest(precision=precision)) == peak, "settings of older runstreams"
+        assert reference_peak(fake.make_manifest(precision=precision), "any") == peak, "settings of older runstreams"
+
+
+def test_tiles_are_not_measured(results: list[Result]) -> None:
+    libraries = (fake.library("znver4", ["avx512_vnni"]), fake.library("sapphirerapids", ["amx_tile", "amx_int8"]))
+    manifest = fake.make_manifest(libraries=libraries)
+    assert reference_peak(manifest, "znver4") == "int8"
+    assert reference_peak(manifest, "sapphirerapids") == ""
+    assert results[0].share_of_roof("") is None and results[1].share_of_roof("") is not None
+    assert as_data(results[0], "")["roof"] is None
+    assert "prefill 20" in shown(case_table(results, ""))
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ Output = tuple[tuple[int, ...], Any]
 TARGETS = ("host", "x86-64-v3")
 LEVELS = ("x86-64-v3", "x86-64-v4", "znver4")
 """AVX2; AVX-512; AVX-512 with VNNI and bfloat16: every set of instructions that the table tells apart, but AMX."""
+PASS_CONFIG = {"tirx.disable_storage_rewrite": True}
+"""As in `relax_stage.pipeline.build`, which says why."""
 GUARD_BYTES = 256
 GUARD = 0xFF
 """As floats of any width a NaN: reading one element too many shows in the result."""
@@ -55,7 +57,8 @@ def table(mcpu: str, **options: Any) -> KernelTable:
 def compile_kernel(kernel: Kernel, mcpu: str) -> Any:
     """The function; the cache keeps its code in memory as long as the process lives."""
     module = tvm.IRModule({kernel.name: kernel.function.with_attr("global_symbol", kernel.name)})
-    return tvm.compile(module, target=require(mcpu).tvm_target())
+    with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
+        return tvm.compile(module, target=require(mcpu).tvm_target())
 
 
 class _Guarded:

@@ -47,9 +47,8 @@ class Prepared:
 
     def first(self, tokens: int) -> Prepared:
         """Some of the tokens."""
-        return Prepared(
-            self.form, *([x[:tokens] for x in y] if isinstance(y, list) else y[:tokens] for y in list(vars(self).values())[1:])  # type: ignore[arg-type]
-        )
+        tensors = [tensor[:tokens] for tensor in self.tensors]
+        return Prepared(self.form, self.exact[:tokens], tensors, self.numbers[:tokens], self.scale[:tokens])
 
 
 def quantized(x: Array, levels: int) -> tuple[Array, Array]:
@@ -64,7 +63,7 @@ def quantized(x: Array, levels: int) -> tuple[Array, Array]:
 def prepare_numbers(form: Format, numbers: Array, scale: Array) -> Prepared:
     """Given whole numbers as an input."""
     n, i = numbers.shape
-    main = np.full((n, form.planes, form.stride(i)), GARBAGE, np.dtype(form.dtype))
+    main = np.full((n, form.planes, form.stride(i, form.dtype)), GARBAGE, np.dtype(form.dtype))
     shifted = numbers + form.offset
     for plane in range(form.planes):
         digits = shifted >> (8 * (form.planes - 1 - plane))
@@ -77,15 +76,19 @@ def prepare(form: Format, x: Array) -> Prepared:
     """x float32 [n, i] in a format."""
     n, i = x.shape
     nothing = np.zeros((n, 0))
-    if form.dtype == "float32":
+    if form.plain:
         return Prepared(form, x, [x], nothing, nothing)
+    floats = np.full((n, 1, form.stride(i, "float32")), np.nan, np.float32)
+    floats[:, 0, :i] = x
+    if form.dtype == "float32":
+        return Prepared(form, x, [floats], nothing, nothing)
     if form.levels:
         prepared = prepare_numbers(form, *quantized(x, form.levels))
         return Prepared(form, x, prepared.tensors, prepared.numbers, prepared.scale)
-    main = np.full((n, 1, form.stride(i)), np.uint16(0xFFFF), np.uint16)
+    main = np.full((n, 1, form.stride(i, form.dtype)), np.uint16(0xFFFF), np.uint16)
     main[:, 0, :i] = to_bfloat16(x)
     main[:, 0, i : i + i % 2] = 0
-    return Prepared(form, x, [x, main] if form.keeps_float else [main], nothing, nothing)
+    return Prepared(form, x, [floats, main] if form.keeps_float else [main], nothing, nothing)
 
 
 def expected(arithmetic: Arithmetic, x: Prepared, weight: Array, scale: Array | None) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, SOURCE_CODE, tiny_source, write_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.registry import find_model
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_runtime.errors import UserError
 
@@ -118,7 +119,8 @@ def test_own_code_wins_with_trust_and_builds_on_the_built_in_files(tmp_path: Pat
     assert source.config.num_hidden_layers == 1  # config_vacc.json's
     assert not (tmp_path / "executed").exists()
     with FakeTensorMode():
-        model = build_rank(source, source.config.for_rank(0, 1), "int8_per_channel")
+        precision = ModelPrecision(quantization="int8_per_channel")
+        model = build_rank(source, source.config.for_rank(0, 1), precision)
     assert (tmp_path / "executed").exists()
     assert type(model).__name__ == "OwnForCausalLM"
     names = {spec.name for spec in list_parameters(model)}

@@ -15,7 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from vamc_compiler.model.config import ModelConfig, model_config_from
 from vamc_compiler.model.source_code import load_module, load_package
+from vamc_compiler.ops.paged_attention import rotate
 from vamc_compiler.parameters import FromValue
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_runtime.errors import UserError
 
@@ -75,7 +77,7 @@ def test_rotation_equals_that_of_transformers(name: str) -> None:
     position_ids = torch.tensor([0, 1, 5, 1000, 2047], dtype=torch.int32)
     x = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(0))
     embedding = rotary.RotaryEmbedding(config_of(16, rope_parameters=scaling))
-    found = rotary.rotate(x, *embedding(position_ids))
+    found = rotate(x, *embedding(position_ids))
     cosine, sine = LlamaRotaryEmbedding(published)(x, position_ids[None])
     expected, _ = apply_rotary_pos_emb(x[None], x[None], cosine, sine, unsqueeze_dim=2)
     torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=2e-4)
@@ -116,7 +118,7 @@ def test_slopes_are_those_of_the_true_heads_on_every_rank(tmp_path: Path, num_he
     every = load("modeling_baichuan13b_vacc.py").alibi_slopes(num_heads)
     slopes: list[float] = []
     for rank in range(num_ranks):
-        model = build_rank(source, source.config.for_rank(rank, num_ranks), None)
+        model = build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision())
         specs = [spec for spec in list_parameters(model) if spec.name.endswith("slopes")]
         assert len(specs) == 2
         for spec in specs:

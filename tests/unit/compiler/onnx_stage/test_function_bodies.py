@@ -8,13 +8,29 @@ import pytest
 from vamc_compiler.onnx_stage.function_bodies import attach_function_bodies
 from vamc_compiler.ops import DOMAIN, ONNX_OPSET_VERSION, OPS
 
-NUM_INPUTS = {"Linear": 2, "QuantizedLinearPerChannel": 3, "PagedAttention": 7, "AllReduce": 1, "AllGather": 1}
-ATTRIBUTES: dict[str, dict[str, float]] = {"PagedAttention": {"scale": 0.5}, "AllGather": {"num_ranks": 2}}
+NUM_INPUTS = {
+    "Embedding": 2,
+    "Linear": 2,
+    "QuantizedLinearPerChannel": 3,
+    "QuantizedLinearDynamic": 3,
+    "RMSNorm": 2,
+    "AddRMSNorm": 3,
+    "SiluMul": 2,
+    "PagedAttention": 7,
+    "AllReduce": 1,
+    "AllGather": 1,
+}
+ATTRIBUTES: dict[str, dict[str, float]] = {
+    "RMSNorm": {"epsilon": 1e-6},
+    "AddRMSNorm": {"epsilon": 1e-6},
+    "PagedAttention": {"scale": 0.5},
+    "AllGather": {"num_ranks": 2},
+}
 
 
 def node(op: str, place: int, num_inputs: int | None = None) -> onnx.NodeProto:
     count = NUM_INPUTS[op] if num_inputs is None else num_inputs
-    outputs = [f"{place}_y0", f"{place}_y1"] if op == "PagedAttention" else [f"{place}_y0"]
+    outputs = [f"{place}_y0", f"{place}_y1"] if op in ("PagedAttention", "AddRMSNorm") else [f"{place}_y0"]
     inputs = [f"{place}_x{i}" for i in range(count)]
     return onnx.helper.make_node(op, inputs, outputs, domain=DOMAIN, **ATTRIBUTES.get(op, {}))
 
@@ -46,10 +62,13 @@ def test_an_op_of_another_domain_is_left_alone() -> None:
     assert not attach_function_bodies(model_of(plain)).functions
 
 
-@pytest.mark.parametrize(("num_inputs", "has_slopes"), [(7, False), (8, True)])
-def test_slopes_are_an_input_when_the_node_has_them(num_inputs: int, has_slopes: bool) -> None:
+@pytest.mark.parametrize(
+    ("num_inputs", "options"),
+    [(7, []), (8, ["slopes"]), (9, ["cosine", "sine"]), (10, ["slopes", "cosine", "sine"])],
+)
+def test_slopes_and_angles_are_inputs_when_the_node_has_them(num_inputs: int, options: list[str]) -> None:
     (function,) = attach_function_bodies(model_of(node("PagedAttention", 0, num_inputs))).functions
-    assert ("slopes" in function.input) == has_slopes
+    assert list(function.input)[7:] == options
     assert list(function.attribute) == ["scale"]
 
 

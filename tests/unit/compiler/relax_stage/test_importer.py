@@ -15,16 +15,16 @@ from attention_reference import random_step
 from tvm import relax
 
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph
+from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.ops import DOMAIN
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import PAIRS, PANELS, QUADS
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_packings
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import host_target
 
-KERNELS = KernelTable("llvm")
-PANEL = PanelPacking(16)
+KERNELS = KernelTable(InstructionSet())
 Array = npt.NDArray[Any]
 
 

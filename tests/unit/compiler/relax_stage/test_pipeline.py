@@ -8,6 +8,7 @@ import pytest
 from tvm import relax, tirx
 
 from vamc_compiler.graph import RankGraph
+from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.relax_stage import pipeline
 from vamc_compiler.relax_stage.importer import import_step
@@ -16,7 +17,7 @@ from vamc_compiler.relax_stage.targets import host_target
 
 
 def lower(graph: RankGraph, on_pass: pipeline.OnPass | None = None) -> Any:
-    step = import_step(graph.model(), graph.parameters, KernelTable("llvm"), max_step_tokens=32)
+    step = import_step(graph.model(), graph.parameters, KernelTable(InstructionSet()), max_step_tokens=32)
     return run_passes(step.module, host_target().tvm_target(), on_pass)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec, declare
+from vamc_compiler.precision import HalfType, ModelPrecision, Quantization
 from vamc_compiler.sharding import Shard
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 
@@ -22,12 +23,12 @@ Array = npt.NDArray[np.int64]
 
 
 def rank_parameters(
-    directory: Path, family: str, num_ranks: int, quantization: str | None = None, **changes: object
+    directory: Path, family: str, num_ranks: int, precision: ModelPrecision | None = None, **changes: object
 ) -> list[list[ParameterSpec]]:
     source = tiny_source(directory, family, **changes)
     with FakeTensorMode():
         return [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), quantization))
+            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), precision or ModelPrecision()))
             for rank in range(num_ranks)
         ]
 
@@ -139,11 +140,17 @@ def test_a_tied_head_reads_the_embedding(tmp_path: Path) -> None:
         assert embedding.shard is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_ranks", [1, 4])
-def test_int8_swaps_the_layers_linears_and_nothing_else(tmp_path: Path, family: str, num_ranks: int) -> None:
-    plain = rank_parameters(tmp_path / "a", family, num_ranks)
-    quantized = rank_parameters(tmp_path / "b", family, num_ranks, "int8_per_channel")
+@pytest.mark.parametrize(
+    ("family", "quantization", "half"),
+    [*((family, "int8_per_channel", "float16") for family in FAMILIES), ("llama", "w8a8_dynamic", "bfloat16")],
+)
+def test_int8_swaps_the_layers_linears_and_nothing_else(
+    tmp_path: Path, family: str, quantization: Quantization, half: HalfType, num_ranks: int
+) -> None:
+    plain = rank_parameters(tmp_path / "a", family, num_ranks, ModelPrecision(half=half))
+    precision = ModelPrecision(half=half, quantization=quantization)
+    quantized = rank_parameters(tmp_path / "b", family, num_ranks, precision)
     for before, after in zip(plain, quantized, strict=True):
         found = {spec.name: spec for spec in after}
         for spec in before:
@@ -160,6 +167,41 @@ def test_int8_swaps_the_layers_linears_and_nothing_else(tmp_path: Path, family: 
             assert weight.origin == FromCheckpoint(tensor, shard, ("quantize_rows",))
             assert scale.origin == FromCheckpoint(tensor, shard, ("row_scales",))
         assert not found
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_takes_the_head_in_when_asked(tmp_path: Path, family: str, tied: bool) -> None:
+    """Rows of a NormHead are normalised before their scales are taken; the embedding stays as it is."""
+    changes = {"vocab_size": 50, "tie_word_embeddings": tied}
+    without = rank_parameters(tmp_path / "a", family, 2, ModelPrecision(quantization="int8_per_channel"), **changes)
+    precision = ModelPrecision(quantization="int8_per_channel", lm_head=True)
+    quantized = rank_parameters(tmp_path / "b", family, 2, precision, **changes)
+    for before, after in zip(without, quantized, strict=True):
+        (head,) = (spec for spec in before if spec.name == "lm_head.weight")
+        assert isinstance(head.origin, FromCheckpoint)
+        assert head.origin.tensor == ("model.embed_tokens.weight" if tied else "lm_head.weight")
+        shard, steps = head.origin.shard, head.origin.steps
+        assert steps == (() if family == "llama" else ("normalize_rows",))
+        names = {spec.name for spec in before}
+        new = {spec.name: spec for spec in after if spec.name not in names}
+        weight, scale = (new.pop(f"lm_head.projection.{name}") for name in ("quant_w", "scale_w"))
+        assert not new and names - {spec.name for spec in after} == {"lm_head.weight"}
+        assert (weight.dtype, weight.shape) == ("int8", head.shape)
+        assert (scale.dtype, scale.shape) == ("float32", head.shape[:1])
+        assert weight.origin == FromCheckpoint(head.origin.tensor, shard, (*steps, "quantize_rows"))
+        assert scale.origin == FromCheckpoint(head.origin.tensor, shard, (*steps, "row_scales"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_replaces_every_half_and_nothing_else(tmp_path: Path, family: str) -> None:
+    plain = rank_parameters(tmp_path / "a", family, 2)
+    for before, after in zip(
+        plain, rank_parameters(tmp_path / "b", family, 2, ModelPrecision(half="bfloat16")), strict=True
+    ):
+        for old, new in zip(before, after, strict=True):
+            assert (new.name, new.shape) == (old.name, old.shape)
+            assert new.dtype == ("bfloat16" if old.dtype == "float16" else "float32")
 
 
 def test_a_parameter_without_an_origin_is_a_bug() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import PANELS, QUADS
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.sharding import shard_evenly
 from vamc_compiler.weights import writer
@@ -33,7 +33,7 @@ from vamc_runtime.errors import UserError
 
 NUM_RANKS = 2
 SLOPES = np.array([0.5, 0.25, 0.125], np.float32)
-PACKING = PanelPacking(16)
+PACKINGS = {"linear.weight": PANELS, "head.weight": PANELS, "linear.quant_w": QUADS}
 
 
 @pytest.fixture
@@ -60,9 +60,6 @@ def parameters(rank: int) -> list[ParameterSpec]:
         ParameterSpec("slopes", (3,), "float32", FromValue(SLOPES * (rank + 1))),
         ParameterSpec("head.weight", (11, 5), "float16", FromCheckpoint("head.weight", rows, ("normalize_rows",))),
     ]
-
-
-PACKINGS = {"linear.weight": PACKING, "head.weight": PACKING}
 
 
 def plan_files(folder: Path) -> list[RankFile]:
@@ -99,11 +96,11 @@ def test_round_trip(tmp_path: Path, checkpoint: Checkpoint) -> None:
             assert set(names) == {spec.name for spec in parameters(rank)}
             expected = {
                 "norm.weight": norm.numpy(),
-                "linear.weight": PACKING.pack(linear.half().numpy()),
-                "linear.quant_w": [quantized[:, :3], np.pad(quantized[:, 3:], ((0, 0), (0, 1)))][rank],
+                "linear.weight": PANELS.pack(linear.half().numpy()),
+                "linear.quant_w": QUADS.pack([quantized[:, :3], np.pad(quantized[:, 3:], ((0, 0), (0, 1)))][rank]),
                 "linear.scale_w": scales.numpy(),
                 "slopes": SLOPES * (rank + 1),
-                "head.weight": PACKING.pack([unit[:11], np.pad(unit[11:], ((0, 1), (0, 0)))][rank]),
+                "head.weight": PANELS.pack([unit[:11], np.pad(unit[11:], ((0, 1), (0, 0)))][rank]),
             }
             for name in names:
                 found = stored.get_tensor(name)

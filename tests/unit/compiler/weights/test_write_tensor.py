@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from vamc_compiler.packing import PanelPacking
+from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType, RowStep
 from vamc_compiler.sharding import Shard, lay_out_heads, shard_evenly, shard_units
 from vamc_compiler.weights import shards as shards_module
@@ -60,6 +60,13 @@ SHARDS: dict[str, Shard | None] = {
 }
 
 
+PACKINGS: dict[str, Packing] = {"float16": PANELS, "bfloat16": PAIRS, "int8": QUADS}
+
+
+def from_bfloat16(patterns: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    return (patterns.astype(np.uint32) << 16).view(np.float32)
+
+
 def store(path: Path, values: torch.Tensor, dtype: str) -> StoredTensor:
     """A file that holds a tensor between other bytes."""
     raw = values.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().tobytes()
@@ -73,7 +80,7 @@ def write(
     shard: Shard | None,
     steps: tuple[RowStep, ...],
     dtype: ParameterDType,
-    packing: PanelPacking | None = None,
+    packing: Packing | None = None,
 ) -> npt.NDArray[np.generic]:
     """Run the task and read its result; the bytes around it must be untouched."""
     is_scale = steps[-1:] == ("row_scales",)
@@ -81,7 +88,8 @@ def write(
     if is_scale:
         shape = shape[:1]
     stored_shape = shape if packing is None else packing.packed_shape(shape)
-    num_bytes = int(np.prod(stored_shape)) * np.dtype(dtype).itemsize
+    stored_type = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    num_bytes = int(np.prod(stored_shape)) * stored_type.itemsize
     path = folder / "rank.bin"
     path.write_bytes(b"\xee" * (BEFORE + num_bytes + AFTER))
     task = TensorTask("x", source, FromCheckpoint("t", shard, steps), Destination(path, BEFORE, shape, dtype, packing))
@@ -90,7 +98,7 @@ def write(
     assert len(content) == BEFORE + num_bytes + AFTER
     assert content[:BEFORE] == b"\xee" * BEFORE
     assert content[BEFORE + num_bytes :] == b"\xee" * AFTER
-    return np.frombuffer(content[BEFORE : BEFORE + num_bytes], dtype).reshape(stored_shape)
+    return np.frombuffer(content[BEFORE : BEFORE + num_bytes], stored_type).reshape(stored_shape)
 
 
 def part_of(values: torch.Tensor, shard: Shard | None) -> torch.Tensor:
@@ -144,7 +152,7 @@ def test_every_rule_and_step(
     values = random_tensor(ROWS, COLUMNS)
     source = store(tmp_path / "source.bin", values, dtype)
     exact = values.to(getattr(torch, dtype))
-    targets: tuple[ParameterDType, ...] = ("float16", "float32")
+    targets: tuple[ParameterDType, ...] = ("float16", "bfloat16", "float32")
     if steps in QUANTIZED:
         targets = ("int8",)
     elif steps[-1:] == ("row_scales",):
@@ -152,19 +160,23 @@ def test_every_rule_and_step(
     for name, shard in SHARDS.items():
         for target in targets:
             expected = reference(exact, shard, steps).numpy()
-            found = write(tmp_path, source, shard, steps, target)
-            if not steps or steps in (("quantize_rows",), ("row_scales",)):
+            stored = write(tmp_path, source, shard, steps, target)
+            found = from_bfloat16(stored) if target == "bfloat16" else stored
+            if not steps and target == "bfloat16":
+                rounded = part_of(exact, shard).to(torch.bfloat16).float().numpy()
+                np.testing.assert_array_equal(found, rounded, err_msg=name)
+            elif not steps or steps in (("quantize_rows",), ("row_scales",)):
                 np.testing.assert_array_equal(found, expected.astype(target), err_msg=name)
             elif target == "int8":  # normalising in another order may move a value across a tie
                 assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1, name
                 assert (found == expected).mean() > 0.99, name
             else:
-                precision = {"float16": 2**-10, "float32": 2**-22}[target]
+                precision = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-22}[target]
                 np.testing.assert_allclose(found, expected, rtol=precision, atol=1e-7, err_msg=name)
-            if target in ("float16", "int8"):
-                packing = PanelPacking(16)
+            packing = PACKINGS.get(target)
+            if packing is not None and steps[-1:] != ("row_scales",):
                 packed = write(tmp_path, source, shard, steps, target, packing)
-                np.testing.assert_array_equal(packed, packing.pack(found), err_msg=name)
+                np.testing.assert_array_equal(packed, packing.pack(stored), err_msg=name)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 12, 1 << 20])
@@ -249,6 +261,10 @@ def test_normalising_equals_torch() -> None:
         (65520.0, (), "float16"),
         (-1e30, (), "float16"),
         (float("inf"), (), "float32"),
+        (3.4e38, (), "bfloat16"),
+        (float("-inf"), (), "bfloat16"),
+        (float("nan"), (), "bfloat16"),
+        (float("nan"), ("normalize_rows",), "bfloat16"),
         (float("nan"), (), "float16"),
         (float("nan"), (), "float32"),
         (float("nan"), ("normalize_rows",), "float16"),
@@ -269,6 +285,7 @@ def test_values_that_cannot_be_stored_are_refused(
     source = store(tmp_path / "source.bin", values, "float32")
     with pytest.raises(UserError, match=r"tensor t in .*source\.bin has values that") as caught:
         write(tmp_path, source, None, steps, dtype)
+    assert f"that {dtype} cannot hold" in caught.value.found
     assert "finite values" in caught.value.expected
 
 
@@ -276,6 +293,24 @@ def test_the_largest_half_is_stored(tmp_path: Path) -> None:
     source = store(tmp_path / "source.bin", torch.tensor([[65504.0, 65519.0, 2**-24, 2**-26]]), "float32")
     found = write(tmp_path, source, None, (), "float16")
     assert found.tolist() == [[65504.0, 65504.0, 2**-24, 0.0]]
+
+
+def test_bfloat16_is_rounded_as_torch_does(tmp_path: Path) -> None:
+    """Ties go to the even number, the smallest numbers stay, and 70000, which no half can hold, is stored."""
+    ties = 1 + torch.arange(64) * 2.0**-9
+    values = torch.cat((ties, -ties, torch.tensor([0.0, -0.0, 7e4, 3.38e38, 1e-38, 1e-40, 9.2e-41, -1e-45])))
+    source = store(tmp_path / "source.bin", values[None].contiguous(), "float32")
+    found = write(tmp_path, source, None, (), "bfloat16")
+    expected = values[None].to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_no_nan_becomes_a_number(tmp_path: Path) -> None:
+    """Rounding adds to the bits: those of some NaN would turn over to zero."""
+    for pattern in (0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF80FFFF):
+        nan = torch.from_numpy(np.full((1, 2), pattern, np.uint32).view(np.float32))
+        with pytest.raises(UserError, match="that bfloat16 cannot hold"):
+            write(tmp_path, store(tmp_path / "source.bin", nan, "float32"), None, (), "bfloat16")
 
 
 def test_a_checkpoint_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> None:
