@@ -24,12 +24,13 @@ class ParallelLinear(nn.Module):
     """A linear layer without bias whose weight [o, i] is this rank's part of the full one.
 
     A split of dim 0 is column-parallel: every rank computes some outputs. A split of dim 1 is row-parallel: every
-    rank computes a summand of all outputs, and the caller adds `sum_over_ranks`.
+    rank sees a part of x and computes a summand of all outputs, and the caller adds `sum_over_ranks`.
     """
 
     def __init__(self, in_features: int, out_features: int, shard: Shard | None = None) -> None:
         super().__init__()
         shape = (out_features, in_features)
+        self.is_row_parallel = shard is not None and shard.dim == 1 and shard.is_part
         if shard is not None:
             shape = (shard.local, in_features) if shard.dim == 0 else (out_features, shard.local)
         self.weight = nn.Parameter(torch.empty(shape, dtype=WEIGHT_DTYPE), requires_grad=False)

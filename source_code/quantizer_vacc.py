@@ -1,11 +1,12 @@
 """Quantization by module swap: the linear layers of every decoder layer, the head when asked, never the embedding.
 
 Weights are symmetric int8, one scale per output channel: scale[o] = max |row o| / 127 (1 for a row of zeros), quant =
-the nearest whole number of row / scale, ties to even. The scale is that of the full row, before a row-parallel layer splits its
-columns: every tensor-parallel degree then computes with the same weights. Semantics of `quantizer_vacc.py` in
-Vastai/VastModelZOO (43aff36b, llm/baichuan2/build_in/source_code).
+the nearest whole number of row / scale, ties to even. The scale is that of the full row, before a row-parallel layer
+splits its columns: every tensor-parallel degree then computes with the same weights. Semantics of `quantizer_vacc.py`
+in Vastai/VastModelZOO (43aff36b, llm/baichuan2/build_in/source_code).
 
-`int8_per_channel` leaves activations exact; `w8a8_dynamic` rounds each token's to int8 as well, with a scale of its own.
+`int8_per_channel` leaves activations exact; `w8a8_dynamic` rounds each token's to int8 as well, with a scale of its
+own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vamc_compiler.ops import quantized_linear_dynamic, quantized_linear_per_channel
+from vamc_compiler.ops import all_reduce_max, quantized_linear_dynamic, quantized_linear_per_channel, row_max
 from vamc_compiler.parameters import FromCheckpoint, declare
 
 from .parallel_layers import Head, ParallelLinear
@@ -34,6 +35,7 @@ class QuantizedLinearPerChannel(nn.Module):
 
     def __init__(self, layer: ParallelLinear | Head, tensor: str | None = None) -> None:
         super().__init__()
+        self.is_row_parallel = isinstance(layer, ParallelLinear) and layer.is_row_parallel
         self.register_buffer("quant_w", torch.empty(layer.weight.shape, dtype=torch.int8))
         self.register_buffer("scale_w", torch.empty(layer.weight.shape[0]))
         weight = layer.origins["weight"]
@@ -45,9 +47,13 @@ class QuantizedLinearPerChannel(nn.Module):
             scale_w=replace(weight, steps=(*weight.steps, "row_scales")),
         )
 
+    def shared_top(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The largest magnitude float32 [n, 1] of each row of which x is this rank's part; None for whole rows."""
+        return all_reduce_max(row_max(x)) if self.is_row_parallel else None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [n, i] to float32 [n, o]."""
-        return quantized_linear_per_channel(x, self.quant_w, self.scale_w)
+        return quantized_linear_per_channel(x, self.quant_w, self.scale_w, self.shared_top(x))
 
 
 class QuantizedLinearDynamic(QuantizedLinearPerChannel):
@@ -55,7 +61,7 @@ class QuantizedLinearDynamic(QuantizedLinearPerChannel):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [n, i] to float32 [n, o]."""
-        return quantized_linear_dynamic(x, self.quant_w, self.scale_w)
+        return quantized_linear_dynamic(x, self.quant_w, self.scale_w, self.shared_top(x))
 
 
 LAYERS = {"int8_per_channel": QuantizedLinearPerChannel, "w8a8_dynamic": QuantizedLinearDynamic}

@@ -18,6 +18,16 @@ DEMO_MODELS = {
     "llama-mini": "llama",
 }
 
+# Precision -> the type in a config's name, and what a build changes in that config.
+PRECISIONS = {
+    "fp16": ("fp16", []),
+    "bf16": ("fp16", ["backend.dtype=bf16"]),
+    "fp16 prefill bf16": ("fp16", ["backend.compile.prefill_precision=bf16"]),
+    "int8": ("int8", []),
+    "int8 with head": ("int8", ["frontend.quantize.lm_head=true"]),
+    "w8a8": ("int8", ["frontend.quantize.type=w8a8_dynamic"]),
+}
+
 CompileDemo = Callable[..., Path]
 
 
@@ -28,23 +38,26 @@ def demo_config(model: str, dtype: str) -> Path:
 
 @pytest.fixture(scope="session")
 def compile_demo(tmp_path_factory: pytest.TempPathFactory) -> CompileDemo:
-    """Compile a demo model: `compile_demo(model, dtype, tp)`; the same arguments give the same runstream again.
+    """Compile a demo model: `compile_demo(model, precision, tp, mcpu)`; the same arguments give the same runstream.
 
     Every runstream keeps its plain weights and dumps, for the tests that look at them.
     """
     workspace = tmp_path_factory.mktemp("runstreams")
-    built: dict[tuple[str, str, int], Path] = {}
+    built: dict[tuple[str, str, int, tuple[str, ...]], Path] = {}
 
-    def compile_once(model: str, dtype: str = "fp16", tp: int = 1) -> Path:
-        key = (model, dtype, tp)
+    def compile_once(model: str, precision: str = "fp16", tp: int = 1, mcpu: tuple[str, ...] = ()) -> Path:
+        key = (model, precision, tp, mcpu)
         if key not in built:
             from vamc_compiler.compile import CompileRequest, compile_model
             from vamc_compiler.config import load_config
 
+            dtype, changes = PRECISIONS[precision]
             overrides = [
+                *changes,
+                *([f"backend.target.mcpu=[{', '.join(mcpu)}]"] if mcpu else []),
                 f"frontend.model_kwargs.tp={tp}",
                 f"workspace.path={workspace}",
-                f"name={model}-{dtype}-tp{tp}",
+                f"name={'-'.join([model, *precision.split(), f'tp{tp}', *mcpu])}",
                 f"frontend.checkpoint={CHECKPOINTS / model}",
             ]
             config = load_config(demo_config(model, dtype), overrides)

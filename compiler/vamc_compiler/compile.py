@@ -169,7 +169,8 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
             intermediates.onnx(f"simplified_rank_{graph.rank}", graph.model())
         note.text = f"{len(graphs[0].model().graph.node)} ONNX nodes, {len(graphs[0].parameters)} parameters"
 
-    libraries, packings = [], {}
+    libraries: list[manifest.Library] = []
+    packings: dict[str, Packing] = {}
     for target in inputs.targets:
         with stages.stage(f"compile {target.mcpu}") as note:
             step = import_step(

@@ -36,7 +36,8 @@ def _groups(rows: npt.NDArray[Any], inputs: int) -> npt.NDArray[Any]:
     missing_rows, missing_columns = -len(rows) % PANEL_OUTPUTS, -rows.shape[1] % inputs
     if missing_rows or missing_columns:
         rows = np.pad(rows, ((0, missing_rows), (0, missing_columns)))
-    return rows.reshape(-1, PANEL_OUTPUTS, rows.shape[1] // inputs, inputs).transpose(0, 2, 1, 3)
+    groups: npt.NDArray[Any] = rows.reshape(-1, PANEL_OUTPUTS, rows.shape[1] // inputs, inputs).transpose(0, 2, 1, 3)
+    return groups
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Shard:
         """The rank's size along `dim`, padding included."""
         return sum(piece.length for piece in self.pieces)
 
+    @property
+    def is_part(self) -> bool:
+        """Whether other ranks hold the rest."""
+        return self.pieces != (Piece(0, self.full),)
+
     def local_shape(self, full_shape: Iterable[int]) -> tuple[int, ...]:
         """The rank's shape of a tensor with `full_shape`."""
         shape = list(full_shape)

@@ -66,6 +66,9 @@ class Collectives(Protocol):
     def all_reduce(self, x: Any, out: Any) -> None:
         """Write the sum of x over the ranks to out."""
 
+    def all_reduce_max(self, x: Any, out: Any) -> None:
+        """Write the largest of every element of x over the ranks to out."""
+
     def all_gather(self, x: Any, out: Any) -> None:
         """Write every rank's x [m, v], side by side, to out [m, ranks * v]."""
 
@@ -136,6 +139,7 @@ class RankExecutor:
         ffi = _load_vm(self.runstream)
         if self._collectives is not None:
             ffi.register_global_func("vamc.all_reduce", self._collectives.all_reduce, override=True)
+            ffi.register_global_func("vamc.all_reduce_max", self._collectives.all_reduce_max, override=True)
             ffi.register_global_func("vamc.all_gather", self._collectives.all_gather, override=True)
         self.library = _load_library(self.runstream, library.file)
         self.machine = self.library["vm_load_executable"]()

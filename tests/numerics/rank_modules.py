@@ -16,6 +16,7 @@ from vamc_compiler.graph import make_rank_graph
 from vamc_compiler.model.registry import find_model
 from vamc_compiler.onnx_stage.external_weights import WEIGHTS_FILE
 from vamc_compiler.package import onnx_folder, write_onnx
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank
 from vamc_runtime.manifest import Manifest, read_manifest
 
@@ -23,12 +24,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STEP_INPUTS = ("input_ids", "position_ids", "seq_ids", "page_table", "logits_index")
 
 
+def precision_of(manifest: Manifest) -> ModelPrecision:
+    """What the runstream was traced with."""
+    quantize = manifest.settings["frontend"].get("quantize") or {}
+    return ModelPrecision(
+        half="bfloat16" if manifest.precision.weights == "bf16" else "float16",
+        quantization=manifest.precision.quantization,
+        lm_head=quantize.get("lm_head", False),
+    )
+
+
 def load_rank(runstream: Path, rank: int) -> torch.nn.Module:
     """The modeling file's module of one rank, in eager torch, with the plain weights that the runstream kept."""
     manifest = read_manifest(runstream)
     source = find_model(Path(manifest.checkpoint.path), REPOSITORY / "source_code", trust_checkpoint_code=False)
     config = source.config.for_rank(rank, manifest.tensor_parallel)
-    model = build_rank(source, config, manifest.precision.quantization)
+    model = build_rank(source, config, precision_of(manifest))
     weights = load_file(runstream / "onnx" / f"rank_{rank}" / "weights.safetensors")
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     assert set(tensors) == {name for name in weights if not name.startswith("__pad_")}
@@ -65,7 +76,7 @@ def export_with_float32_cache(runstream: Path, rank: int, folder: Path, monkeypa
     manifest = read_manifest(runstream)
     source = find_model(Path(manifest.checkpoint.path), REPOSITORY / "source_code", trust_checkpoint_code=False)
     monkeypatch.setattr("vamc_compiler.trace.export.KV_DTYPE", torch.float32)
-    graph = make_rank_graph(source, manifest.tensor_parallel, manifest.precision.quantization, rank)
+    graph = make_rank_graph(source, manifest.tensor_parallel, precision_of(manifest), rank)
     write_onnx(graph, folder)
     written = onnx_folder(folder, rank)
     shutil.copy(onnx_folder(runstream, rank) / WEIGHTS_FILE, written)

@@ -11,17 +11,26 @@ MODELS = ["baichuan2-13b-mini", "baichuan2-7b-mini", "llama-mini"]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "mean_kl", "same_top", "perplexity_ratio"), [("fp16", 1e-5, 0.999, 1.001), ("int8", 1e-3, 0.99, 1.005)]
+    ("precision", "mean_kl", "same_top", "perplexity_ratio"),
+    [
+        ("fp16", 1e-5, 0.999, 1.001),
+        ("bf16", 1e-5, 0.999, 1.001),
+        ("fp16 prefill bf16", 1e-5, 0.999, 1.001),
+        ("int8", 1e-3, 0.99, 1.005),
+        ("int8 with head", 1e-3, 0.99, 1.005),
+        ("w8a8", 1e-3, 0.99, 1.005),
+    ],
 )
 @pytest.mark.parametrize("model", MODELS)
 def test_compiled_model_agrees_with_the_original(
-    model, dtype, mean_kl, same_top, perplexity_ratio, compile_demo, reference, held_out, record
+    model, precision, mean_kl, same_top, perplexity_ratio, compile_demo, reference, held_out, record
 ):
     tokens = held_out(model)
-    with LLM(compile_demo(model, dtype)) as llm:
+    with LLM(compile_demo(model, precision)) as llm:
         found = compare(reference(model, tokens), llm.logits(tokens), tokens)
+    print("FIGURES", model, precision, found)
     record.add(
-        f"{dtype} runstream against the float32 model, {len(tokens)} held-out tokens",
+        f"{precision} runstream against the float32 model, {len(tokens)} held-out tokens",
         model,
         {
             f"mean KL (at most {mean_kl:.0e})": f"{found.mean_kl:.1e}",

@@ -70,7 +70,9 @@ Row = Callable[[Expr, int], Expr]
 
 
 class Source(Protocol):
-    """What computes the rows."""
+    """What computes the rows; equal sources make one kernel."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def name(self) -> str:

@@ -22,7 +22,8 @@ from vamc_compiler.packing import PAIRS, PANELS, Packing
 LLVM_FUNCTION = "vamc_dpbf16"
 LLVM_IR = f"""
 declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)
-define linkonce_odr <16 x float> @{LLVM_FUNCTION}(<16 x float> %c, <16 x i32> %a, <16 x i32> %b) alwaysinline nounwind readnone {{
+define linkonce_odr <16 x float> @{LLVM_FUNCTION}(<16 x float> %c, <16 x i32> %a, <16 x i32> %b)
+    alwaysinline nounwind readnone {{
   %x = bitcast <16 x i32> %a to <32 x bfloat>
   %y = bitcast <16 x i32> %b to <32 x bfloat>
   %r = call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float> %c, <32 x bfloat> %x, <32 x bfloat> %y)

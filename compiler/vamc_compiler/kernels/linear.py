@@ -16,11 +16,10 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vamc_compiler.kernels import tir
 from vamc_compiler.kernels.activations import Format
-from vamc_compiler.kernels.tir import LANES, Buffer, Expr, load, splat, store
+from vamc_compiler.kernels.tir import LANES, Buffer, Expr, load, store
 from vamc_compiler.packing import Packing
 
 

@@ -19,9 +19,9 @@ fp32 FMA peak (122 to 165 of 232 GFLOP/s: see docs/kernels.md for the rest).
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vamc_compiler.kernels import tir, vector_math
 from vamc_compiler.kernels.tir import LANES, Buffer, Expr, Registers, cast, load, splat, store
@@ -252,31 +252,34 @@ class _Tile:
         vectors = self.step.tile_shape.vectors
         columns = list(pieces(self.width))
         for start in range(0, len(columns), vectors):
-            part = columns[start : start + vectors]
-            sums = [[Registers(1, lanes=lanes) for _, lanes in part] for _ in range(self.rows)]
-            for row in range(self.rows):
-                for register, (first, lanes) in zip(sums[row], part, strict=True):
-                    register[0] = self.sums.load(row, first, lanes) * splat(self.factor.load(0, row, 1), lanes=lanes)
+            self._accumulate_columns(columns[start : start + vectors], first_key, count)
 
-            def add_page(page_index: Expr, keys: Expr | int) -> None:
-                page = self.step.page(self.sequence, first_key // LANES + page_index)
-                with tir.serial(0, keys) as slot:
-                    values = [
-                        cast(load(self.step.cache, page, VALUES, self.kv_head, slot, first, lanes=n), "float32", n)
-                        for first, n in part
-                    ]
-                    for row in range(self.rows):
-                        weight = self.scores.load(row, page_index * LANES + slot, 1)
-                        for register, value, (_, lanes) in zip(sums[row], values, part, strict=True):
-                            register[0] = register[0] + splat(weight, lanes=lanes) * value
+    def _accumulate_columns(self, columns: Sequence[tuple[int, int]], first_key: Expr, count: Expr) -> None:
+        """As many columns of the sums as registers hold."""
+        sums = [[Registers(1, lanes=lanes) for _, lanes in columns] for _ in range(self.rows)]
+        for row in range(self.rows):
+            for register, (first, lanes) in zip(sums[row], columns, strict=True):
+                register[0] = self.sums.load(row, first, lanes) * splat(self.factor.load(0, row, 1), lanes=lanes)
 
-            # A loop of constant length keeps its sums in registers; of unknown length, LLVM unrolls it into spills.
-            with tir.serial(0, tir.opaque(count // LANES, "int32")) as page_index:
-                add_page(page_index, LANES)
-            add_page(count // LANES, tir.opaque(count % LANES, "int32"))
-            for row in range(self.rows):
-                for register, (first, lanes) in zip(sums[row], part, strict=True):
-                    self.sums.store(row, first, register[0], lanes)
+        def add_page(page_index: Expr, keys: Expr | int) -> None:
+            page = self.step.page(self.sequence, first_key // LANES + page_index)
+            with tir.serial(0, keys) as slot:
+                values = [
+                    cast(load(self.step.cache, page, VALUES, self.kv_head, slot, first, lanes=n), "float32", n)
+                    for first, n in columns
+                ]
+                for row in range(self.rows):
+                    weight = self.scores.load(row, page_index * LANES + slot, 1)
+                    for register, value, (_, lanes) in zip(sums[row], values, columns, strict=True):
+                        register[0] = register[0] + splat(weight, lanes=lanes) * value
+
+        # A loop of constant length keeps its sums in registers; of unknown length, LLVM unrolls it into spills.
+        with tir.serial(0, tir.opaque(count // LANES, "int32")) as page_index:
+            add_page(page_index, LANES)
+        add_page(count // LANES, tir.opaque(count % LANES, "int32"))
+        for row in range(self.rows):
+            for register, (first, lanes) in zip(sums[row], columns, strict=True):
+                self.sums.store(row, first, register[0], lanes)
 
 
 class _Totals:
@@ -350,7 +353,7 @@ def _head_parts(step: _Step) -> list[tuple[int, int]]:
     group = step.shape.group
     parts = -(-group // step.tile_shape.rows)
     edges = [part * group // parts for part in range(parts + 1)]
-    return [(first, last - first) for first, last in zip(edges, edges[1:], strict=False)]
+    return [(first, last - first) for first, last in itertools.pairwise(edges)]
 
 
 def _token_tile(step: _Step, token: Expr, num_tokens: int, kv_head: Expr, first: int, heads: int) -> _Tile:

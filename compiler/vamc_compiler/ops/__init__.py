@@ -8,9 +8,14 @@ from vamc_compiler.ops.definition import DOMAIN, ONNX_OPSET_VERSION, OPSET_VERSI
 from vamc_compiler.ops.embedding import EMBEDDING, embedding
 from vamc_compiler.ops.linear import LINEAR, linear
 from vamc_compiler.ops.paged_attention import PAGED_ATTENTION, paged_attention
-from vamc_compiler.ops.quantized_linear_dynamic import QUANTIZED_LINEAR_DYNAMIC, quantized_linear_dynamic
+from vamc_compiler.ops.quantized_linear_dynamic import (
+    QUANTIZED_LINEAR_DYNAMIC,
+    QUANTIZED_LINEAR_DYNAMIC_BY_TOP,
+    quantized_linear_dynamic,
+)
 from vamc_compiler.ops.quantized_linear_per_channel import (
     QUANTIZED_LINEAR_PER_CHANNEL,
+    QUANTIZED_LINEAR_PER_CHANNEL_BY_TOP,
     quantized_linear_per_channel,
 )
 from vamc_compiler.ops.rms_norm import RMS_NORM, rms_norm
@@ -23,7 +28,9 @@ OPS: dict[str, VamcOp] = {
         EMBEDDING,
         LINEAR,
         QUANTIZED_LINEAR_PER_CHANNEL,
+        QUANTIZED_LINEAR_PER_CHANNEL_BY_TOP,
         QUANTIZED_LINEAR_DYNAMIC,
+        QUANTIZED_LINEAR_DYNAMIC_BY_TOP,
         RMS_NORM,
         ADD_RMS_NORM,
         SILU_MUL,

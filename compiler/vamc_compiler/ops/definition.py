@@ -35,8 +35,15 @@ class VamcOp:
     lower: Lowering
     weight_input: int | None = None
     """Index of the input that the kernel wants packed; None when the op has no weight. Input 0 is then x."""
+    variant_of: str | None = None
+    """The op that quantizes each row of x by its own largest magnitude, when this one does so by its last input."""
     rows_output: int | None = None
     """Index of the output that the kernel can write in the format of the linear layers that read it."""
+
+    @property
+    def kernel_name(self) -> str:
+        """The name by which the kernel table knows a linear op."""
+        return self.variant_of or self.name
 
     def function(self, node: onnx.NodeProto) -> onnx.FunctionProto:
         """The ONNX function that gives `node` its meaning in standard ops."""

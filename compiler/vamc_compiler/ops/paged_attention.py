@@ -2,11 +2,12 @@
 
 Dimension letters: n tokens of the step (of any sequences, flattened), h query heads, g key/value heads (h is a
 multiple of g: grouped-query attention), d head width, b sequences, p pages per sequence in the table, P pages in the
-cache, s tokens per page. Rotary embedding (rotate-half form), when given, is applied to
-queries and keys inside; ALiBi slopes, when given, add slope * key position (the form of Baichuan2-13B: the absolute key index, equal to the relative form up to a constant per row).
+cache, s tokens per page. Rotary embedding (rotate-half form), when given, is applied to queries and keys inside; ALiBi
+slopes, when given, add slope * key position (the form of Baichuan2-13B: the absolute key index, equal to the relative
+form up to a constant per row).
 
 Cache layout: kv_cache float16 [P, 2, g, s, d]; index 0 of the second axis holds keys, 1 values. A head's keys of one
-page lie together, so a kernel streams them.
+page lie together, so a kernel streams them; the CPU kernel keeps them transposed there, [d, s] in the same place.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 y[n, o] = (x[n, i] @ quant_w[o, i]^T) * scale_w[o]. Activations stay float32; a bias, where a model has one, is added
 outside. Node name and inputs follow the original quantizer (formats.md B).
 
-Kernels round each row of x to 16 bits of its largest magnitude. A rank that holds a part of a row takes that of the
-whole row as a fourth input, `top`, and so rounds as one rank does; here, where nothing is rounded, it has no effect.
+Kernels round each row of x to 16 bits of its largest magnitude. `QuantizedLinearPerChannelByTop` has that magnitude as
+another input, `top`: ranks that hold parts of a row so round as one rank rounds the whole. An op of its own and not an
+optional input: onnxruntime 1.23 cannot tell two functions of one name apart. Here, where nothing is rounded, `top` has
+no effect.
 """
 
 from __future__ import annotations
@@ -21,25 +23,29 @@ if TYPE_CHECKING:
     from vamc_compiler.kernels.emitter import Emitter
 
 
+BY_TOP = "QuantizedLinearPerChannelByTop"
+
+
 def quantized_linear_per_channel(
     x: torch.Tensor, quant_w: torch.Tensor, scale_w: torch.Tensor, top: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Multiply x float32 [n, i] by quant_w int8 [o, i] scaled by scale_w float32 [o]; returns float32 [n, o].
 
-    `top` float32 [n, 1]: no magnitude in a row of x exceeds it.
+    No magnitude in a row of x exceeds `top` float32 [n, 1], where it is given.
     """
     if exporting():
         output = (x.dtype, (x.shape[0], quant_w.shape[0]))
-        inputs = (x, quant_w, scale_w, *(() if top is None else (top,)))
-        return emit_node("QuantizedLinearPerChannel", inputs, [output])[0]
+        if top is None:
+            return emit_node("QuantizedLinearPerChannel", (x, quant_w, scale_w), [output])[0]
+        return emit_node(BY_TOP, (x, quant_w, scale_w, top), [output])[0]
     return torch.nn.functional.linear(x, quant_w.to(x.dtype)) * scale_w
 
 
 def _function_body(node: onnx.NodeProto) -> str:
+    top = ", top" if node.op_type == BY_TOP else ""
     # Not DequantizeLinear: onnxruntime 1.31 fuses it with MatMul into a kernel that rounds activations to int8.
-    top = ", top" if len(node.input) == 4 else ""
     return f"""
-    QuantizedLinearPerChannel (x, quant_w, scale_w{top}) => (y) {{
+    {node.op_type} (x, quant_w, scale_w{top}) => (y) {{
       weight = CastLike(quant_w, x)
       weight_io = Transpose <perm = [1, 0]> (weight)
       unscaled = MatMul(x, weight_io)
@@ -52,3 +58,6 @@ def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], k
 
 
 QUANTIZED_LINEAR_PER_CHANNEL = VamcOp("QuantizedLinearPerChannel", _function_body, _lower, weight_input=1)
+QUANTIZED_LINEAR_PER_CHANNEL_BY_TOP = VamcOp(
+    BY_TOP, _function_body, _lower, weight_input=1, variant_of="QuantizedLinearPerChannel"
+)

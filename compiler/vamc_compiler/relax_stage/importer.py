@@ -47,7 +47,7 @@ def plan_packings(
         if op is None or op.weight_input is None:
             continue
         weight = node.input[op.weight_input]
-        packings[weight] = kernels.packing(op.name, dtypes[weight])
+        packings[weight] = kernels.packing(op.kernel_name, dtypes[weight])
     return packings
 
 
@@ -86,7 +86,7 @@ def _prepare(
 def plan_consumers(model: onnx.ModelProto, specs: Mapping[str, ParameterSpec]) -> dict[int, str]:
     """Which nodes can write their rows in the format of the linear layers that read them, and no one else.
 
-    Layers that are given the maximum to scale by (`RowMax`) are no such readers: it is computed from the float rows.
+    Layers that take the maximum to scale by are no such readers: it is computed from the float rows (`RowMax`).
 
     Returns the node's index -> "op:weight dtype" of those layers.
     """
@@ -94,9 +94,9 @@ def plan_consumers(model: onnx.ModelProto, specs: Mapping[str, ParameterSpec]) -
     for node in model.graph.node:
         op = OPS.get(node.op_type) if node.domain == DOMAIN else None
         for position, name in enumerate(node.input):
-            is_x = op is not None and op.weight_input is not None and position == 0 and len(node.input) <= 3
-            weight = specs[node.input[op.weight_input]] if op is not None and op.weight_input is not None else None
-            reader = f"{node.op_type}:{weight.dtype}" if is_x and weight is not None else None
+            reader = None
+            if op is not None and op.weight_input is not None and position == 0 and op.variant_of is None:
+                reader = f"{op.name}:{specs[node.input[op.weight_input]].dtype}"
             readers.setdefault(name, set()).add(reader)
     planned = {}
     for index, node in enumerate(model.graph.node):

@@ -47,6 +47,7 @@ class MpiGroup:
         except (ImportError, RuntimeError) as error:
             raise missing_mpi(str(error)) from error
         self._comm: Any = MPI.COMM_WORLD
+        self._max: Any = MPI.MAX
         self.rank: int = self._comm.Get_rank()
         self.num_ranks: int = self._comm.Get_size()
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -65,6 +66,10 @@ class MpiGroup:
     def all_reduce(self, x: Any, out: Any) -> None:
         """Sum over ranks; called by the compiled step."""
         self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out))
+
+    def all_reduce_max(self, x: Any, out: Any) -> None:
+        """Largest over ranks; called by the compiled step."""
+        self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out), self._max)
 
     def all_gather(self, x: Any, out: Any) -> None:
         """Concatenate the last dimension over ranks; called by the compiled step."""

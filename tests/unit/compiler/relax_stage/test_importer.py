@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.ops import DOMAIN
 from vamc_compiler.packing import PAIRS, PANELS, QUADS
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
-from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_packings
+from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
+from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_consumers, plan_packings
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import host_target
 
@@ -37,28 +38,90 @@ def step(two_layers: RankGraph) -> ImportedStep:
     return import_graph(two_layers)
 
 
-def spec(name: str, *shape: int) -> ParameterSpec:
-    return ParameterSpec(name, shape, "float16", FromCheckpoint(name))
+def spec(name: str, *shape: int, dtype: ParameterDType = "float16") -> ParameterSpec:
+    return ParameterSpec(name, shape, dtype, FromCheckpoint(name))
 
 
 def test_only_weights_that_a_kernel_reads_are_packed() -> None:
     nodes = [
         onnx.helper.make_node("Linear", ["x", "plain"], ["a"], domain=DOMAIN),
+        onnx.helper.make_node("Linear", ["x", "brain"], ["a2"], domain=DOMAIN),
+        onnx.helper.make_node("QuantizedLinearDynamic", ["a", "dynamic", "scale"], ["b2"], domain=DOMAIN),
+        onnx.helper.make_node("Embedding", ["ids", "table"], ["c2"], domain=DOMAIN),
         onnx.helper.make_node("QuantizedLinearPerChannel", ["a", "quant", "scale"], ["b"], domain=DOMAIN),
         onnx.helper.make_node("Gather", ["embedding", "ids"], ["c"]),
         onnx.helper.make_node("Linear", ["b", "stranger"], ["d"], domain="elsewhere"),
-        onnx.helper.make_node("Linear", ["d", "computed"], ["e"], domain=DOMAIN),
-        onnx.helper.make_node("AllReduce", ["e"], ["f"], domain=DOMAIN),
+        onnx.helper.make_node("AllReduce", ["d"], ["f"], domain=DOMAIN),
     ]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
-    names = ("plain", "quant", "scale", "embedding", "stranger")
-    packings = plan_packings(model, [spec(name, 8, 4) for name in names], KERNELS)
-    assert packings == {"plain": PANEL, "quant": PANEL}
+    specs = [
+        *(spec(name, 8, 4) for name in ("plain", "embedding", "stranger", "table")),
+        spec("brain", 8, 4, dtype="bfloat16"),
+        *(spec(name, 8, 4, dtype="int8") for name in ("quant", "dynamic")),
+        spec("scale", 8, dtype="float32"),
+    ]
+    assert plan_packings(model, specs, KERNELS) == {"plain": PANELS, "brain": PAIRS, "quant": QUADS, "dynamic": QUADS}
+
+
+def test_every_cpu_reads_the_same_packings() -> None:
+    """One set of weights serves all libraries of a runstream."""
+    everything = dict.fromkeys(("avx512", "vnni", "bf16", "amx", "amx_bf16"), True)
+    for op, dtype in [
+        ("Linear", "float16"),
+        ("Linear", "bfloat16"),
+        *((f"QuantizedLinear{x}", "int8") for x in ("PerChannel", "Dynamic")),
+    ]:
+        levels = [{}, {"avx512": True}, {"avx512": True, "vnni": True, "bf16": True}, everything]
+        tables = [
+            KernelTable(InstructionSet(**level), bfloat16_prefill=fast) for level in levels for fast in (False, True)
+        ]
+        assert len({table.packing(op, dtype) for table in tables}) == 1
+
+
+def consumers(*nodes: tuple[str, list[str], list[str]], outputs: Sequence[str] = ()) -> dict[int, str]:
+    """What `plan_consumers` says of a graph whose weights are called half..., brain... or quant..."""
+    made = [onnx.helper.make_node(op, i, o, domain="" if op == "Add" else DOMAIN) for op, i, o in nodes]
+    named = [onnx.ValueInfoProto(name=name) for name in outputs]
+    dtypes: dict[str, ParameterDType] = {"half": "float16", "brain": "bfloat16", "quant": "int8"}
+    weights = {name for _, inputs, _ in nodes for name in inputs if name[:-1] in dtypes}
+    specs = {name: spec(name, 8, 8, dtype=dtypes[name[:-1]]) for name in weights}
+    return plan_consumers(onnx.helper.make_model(onnx.helper.make_graph(made, "g", [], named)), specs)
+
+
+NORM = ("RMSNorm", ["x", "w"], ["y"])
+ADD_NORM = ("AddRMSNorm", ["x", "x2", "w"], ["stream", "y"])
+
+
+def dynamic(x: str, number: int) -> tuple[str, list[str], list[str]]:
+    return "QuantizedLinearDynamic", [x, f"quant{number}", "scale"], [f"z{number}"]
+
+
+def test_rows_are_written_as_their_readers_want_them() -> None:
+    half = [("Linear", ["y", f"half{i}"], [f"z{i}"]) for i in range(3)]
+    assert consumers(NORM, *half) == {0: "Linear:float16"}
+    assert consumers(ADD_NORM, ("Linear", ["y", "brain0"], ["z"])) == {0: "Linear:bfloat16"}
+    assert consumers(("SiluMul", ["g", "u"], ["y"]), dynamic("y", 0), dynamic("y", 1)) == {
+        0: "QuantizedLinearDynamic:int8"
+    }
+    chain = consumers(NORM, dynamic("y", 0), ("SiluMul", ["z0", "z0"], ["s"]), ("Linear", ["s", "half0"], ["t"]))
+    assert chain == {0: "QuantizedLinearDynamic:int8", 2: "Linear:float16"}
+
+
+def test_rows_stay_plain_where_another_reads_them() -> None:
+    assert consumers(NORM) == {}
+    assert consumers(NORM, dynamic("y", 0), ("Add", ["y", "x"], ["z"])) == {}, "another op"
+    assert consumers(NORM, dynamic("y", 0), outputs=["y"]) == {}, "a result of the step"
+    assert consumers(NORM, dynamic("y", 0), ("Linear", ["y", "half0"], ["z"])) == {}, "layers of two kinds"
+    assert consumers(NORM, ("Linear", ["y", "half0"], ["a"]), ("Linear", ["y", "brain0"], ["b"])) == {}, "of two types"
+    assert consumers(NORM, ("AllReduce", ["y"], ["z"])) == {}, "an op without a weight"
+    assert consumers(NORM, ("QuantizedLinearDynamic", ["x", "quant0", "y"], ["z"])) == {}, "as something else than x"
+    assert consumers(ADD_NORM, dynamic("stream", 0)) == {}, "the stream, not the rows"
+    assert consumers(("Embedding", ["ids", "half0"], ["y"]), ("Linear", ["y", "half1"], ["z"])) == {}, "no rows to form"
 
 
 def test_packings_of_a_model(two_layers: RankGraph, step: ImportedStep) -> None:
     expected = {
-        parameter.name: PANEL
+        parameter.name: PANELS
         for parameter in two_layers.parameters
         if parameter.name.endswith(("_proj.weight", "lm_head.weight"))
     }
@@ -114,6 +177,13 @@ def test_weights_in_another_order_are_noticed(two_layers: RankGraph) -> None:
         import_step(two_layers.model(), two_layers.parameters[::-1], KERNELS, max_step_tokens=32)
 
 
+def transposed_keys(cache: Array) -> Array:
+    """[s, d] of the op's keys to [d, s], as the kernel keeps them."""
+    turned = cache.copy()
+    turned[:, 0] = cache[:, 0].swapaxes(2, 3).reshape(cache[:, 0].shape)
+    return turned
+
+
 def test_the_compiled_step_equals_onnxruntime(two_layers: RankGraph, step: ImportedStep) -> None:
     """A mixed batch: a prefill, a chunk in the middle and two decodes; logits and every cache page."""
     rng = np.random.default_rng(0)
@@ -145,11 +215,13 @@ def test_the_compiled_step_equals_onnxruntime(two_layers: RankGraph, step: Impor
     target = host_target().tvm_target()
     machine = relax.VirtualMachine(build(run_passes(step.module, target), target), tvm.cpu())
     packed = [step.packings[name].pack(value) if name in step.packings else value for name, value in weights.items()]
+    for layer in range(2):
+        inputs[f"kv_cache_{layer}"] = transposed_keys(caches[layer])
     tensors = [tvm.runtime.tensor(array) for array in inputs.values()]
     results = machine["step"](*tensors, tuple(tvm.runtime.tensor(value) for value in packed))
     assert results[0].numpy().shape == (4, 50)
     np.testing.assert_allclose(results[0].numpy(), expected[0], rtol=1e-4, atol=5e-5)
     for layer in range(2):
         cache = tensors[5 + layer].numpy()
-        assert not np.array_equal(cache, caches[layer]), "pages are updated in place"
-        np.testing.assert_allclose(cache, expected[1 + layer], rtol=2e-3, atol=1e-3)
+        assert not np.array_equal(cache, transposed_keys(caches[layer])), "pages are updated in place"
+        np.testing.assert_allclose(cache, transposed_keys(expected[1 + layer]), rtol=2e-3, atol=1e-3)

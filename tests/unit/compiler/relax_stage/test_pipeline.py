@@ -38,7 +38,7 @@ def test_depth_adds_no_kernels(two_layers: RankGraph, four_layers: RankGraph) ->
     assert seen == [name for name, _ in passes()]
     kernels = functions(two, tirx.PrimFunc)
     assert functions(four, tirx.PrimFunc) == kernels
-    assert sum(name.startswith("linear_float16") for name in kernels) == 6  # hidden, kv, gate, down, o, head shapes
+    assert sum(name.startswith("linear_float16") for name in kernels) == 6  # q, k and v, gate and up, down, o, head
     assert sum(name.startswith("paged_attention") for name in kernels) == 1
     assert functions(two, relax.Function) == ["step"]
 
