@@ -5,7 +5,7 @@ Follows the semantics of `LlamaForCausalLM` in huggingface/transformers v5.23
 
 - Tokens are flattened and keys and values live in pages: one function serves prefill, chunks, decode and mixtures.
 - Key/value heads are shared by query heads inside `vamc::PagedAttention`; nothing is repeated.
-- Heads that tp does not divide are padded with zeros; key/value heads are replicated when tp exceeds them.
+- Heads that tp does not divide are padded (`HeadLayout`); key/value heads are replicated when tp exceeds them.
 - Rotary angles are computed once per step for all layers.
 - The slice to the wanted tokens stands before the head (`logits_index`).
 """

@@ -53,7 +53,7 @@ class AttentionShards:
         self.layout: HeadLayout = lay_out_heads(num_heads, num_kv_heads, rank_num)
         self.query_heads = self.layout.query_heads(rank)
         self.kv_heads = self.layout.kv_heads(rank)
-        self.query = shard_units(0, self.query_heads, head_dim, full=num_heads * head_dim)
+        self.query = shard_units(0, self.layout.query_sources(rank), head_dim, full=num_heads * head_dim)
         self.key_value = shard_units(0, self.kv_heads, head_dim, full=num_kv_heads * head_dim)
         self.output = shard_units(1, self.query_heads, head_dim, full=num_heads * head_dim)
         packed = [None if head is None else third * num_heads + head for third in range(3) for head in self.query_heads]

@@ -118,6 +118,17 @@ class HeadLayout:
             heads += [None] * self.group if slot is None else list(slot[1])
         return tuple(heads)
 
+    def query_sources(self, rank: int) -> tuple[int | None, ...]:
+        """The query head whose projection each of the rank's query slots holds.
+
+        A padded slot that reads a true key/value head repeats the first query head of its slot: the output projection
+        drops the result, but it counts in the row's largest magnitude, which must be the same for every R.
+        """
+        heads: list[int | None] = []
+        for slot in self._of_rank(rank):
+            heads += [None] * self.group if slot is None else [slot[1][0] if head is None else head for head in slot[1]]
+        return tuple(heads)
+
     def kv_heads(self, rank: int) -> tuple[int | None, ...]:
         """The true key/value head in each of the rank's key/value slots, None where padded."""
         return tuple(None if slot is None else slot[0] for slot in self._of_rank(rank))
