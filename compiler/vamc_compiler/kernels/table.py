@@ -9,7 +9,7 @@ from __future__ import annotations
 from vamc_compiler.kernels.activations import FLOAT32_AND_BFLOAT16, FLOAT32_ROWS, Format
 from vamc_compiler.kernels.dot_amx import TILE_ROWS, AmxBFloat16, AmxHalfToBFloat16, AmxInt8
 from vamc_compiler.kernels.dot_bf16 import BFloat16Dot, HalfToBFloat16Dot
-from vamc_compiler.kernels.dot_float import HalfFma, PairFma
+from vamc_compiler.kernels.dot_float import HalfFma, PairFma, StagedHalfFma
 from vamc_compiler.kernels.dot_int8 import DIGITS_8, DIGITS_16, WHOLE_8, WHOLE_16, Pairs, Vnni
 from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.linear import Arithmetic
@@ -49,7 +49,9 @@ class KernelTable:
         form = FLOAT32_AND_BFLOAT16 if self._bfloat16_prefill else FLOAT32_ROWS
         exact = HalfFma(rows=6 if wide else 3, panels=4 if wide else 2, form=form)
         if not self._bfloat16_prefill:
-            return ((ANY_TOKENS, exact),)
+            if wide:
+                return ((ANY_TOKENS, exact),)
+            return ((SMALL_BATCH, exact), (ANY_TOKENS, StagedHalfFma(rows=6, panels=1)))
         many = AmxHalfToBFloat16() if self.instructions.amx_bf16 else HalfToBFloat16Dot()
         return ((SMALL_BATCH, exact), (ANY_TOKENS, many))
 

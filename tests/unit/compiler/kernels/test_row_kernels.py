@@ -153,7 +153,10 @@ def test_on_the_lowest_level(name: str, form: Format) -> None:
 def test_rows_of_any_size(form: Format) -> None:
     """A row without a value that a scale could be made of counts as zero."""
     x = random(8, WIDTH)
-    x *= np.array([0, 1e-40, 1e-31, 0.9e-30, 1.5e-30, 1e-10, 1e10, 1e37], np.float32)[:, None] / np.abs(x).max(1)[:, None]
+    x *= (
+        np.array([0, 1e-40, 1e-31, 0.9e-30, 1.5e-30, 1e-10, 1e10, 1e37], np.float32)[:, None]
+        / np.abs(x).max(1)[:, None]
+    )
     _, (main, scale) = run(Tensor(), form, Given([x], x, x), "host")
     check_format(form, [main, scale], x)
     assert not scale[:4].any() and scale[4:].all()
@@ -173,7 +176,9 @@ def test_two_entries_of_a_norm_do_not_mix() -> None:
     own, found = run(source, DIGITS_16, given, "host")
     for row in range(TOKENS):
         x, added, weight = given.inputs
-        alone = Given([x[row : row + 1], added[row : row + 1], weight], given.rows[row : row + 1], given.bound, (x[:1],))
+        alone = Given(
+            [x[row : row + 1], added[row : row + 1], weight], given.rows[row : row + 1], given.bound, (x[:1],)
+        )
         own_alone, found_alone = run(source, DIGITS_16, alone, "host")
         np.testing.assert_array_equal(own_alone[0][0], own[0][row])
         for one, among in zip(found_alone, found, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from attention_reference import Array, AttentionStep, attend, random_step
+from attention_reference import Array, AttentionStep, Rotary, append, attend, random_rotary, random_step
 from one_node import run_node
 
 from vamc_compiler.ops import paged_attention
@@ -22,17 +22,22 @@ CASES = {
 }
 
 
-def eager(step: AttentionStep, scale: float, slopes: Array | None = None) -> tuple[Array, Array]:
+def eager(
+    step: AttentionStep, scale: float, slopes: Array | None = None, rotary: Rotary | None = None
+) -> tuple[Array, Array]:
     attended, kv_cache = paged_attention(
         *map(torch.from_numpy, step.arrays()),
         scale=scale,
         slopes=None if slopes is None else torch.from_numpy(slopes),
+        rotary=None if rotary is None else (torch.from_numpy(rotary[0]), torch.from_numpy(rotary[1])),
     )
     return attended.numpy(), kv_cache.numpy()
 
 
-def in_onnxruntime(step: AttentionStep, scale: float, slopes: Array | None = None) -> tuple[Array, Array]:
-    arrays = step.arrays() + ([] if slopes is None else [slopes])
+def in_onnxruntime(
+    step: AttentionStep, scale: float, slopes: Array | None = None, rotary: Rotary | None = None
+) -> tuple[Array, Array]:
+    arrays = [*step.arrays(), *([] if slopes is None else [slopes]), *(rotary or ())]
     attended, kv_cache = run_node("PagedAttention", arrays, 2, scale=scale)
     return attended, kv_cache
 
@@ -51,6 +56,23 @@ def test_against_the_reference(case: str, alibi: bool, run: object) -> None:
     np.testing.assert_allclose(attended, expected, rtol=2e-5, atol=2e-6)
     np.testing.assert_array_equal(kv_cache, expected_cache)
     np.testing.assert_array_equal(step.kv_cache, before)  # the op returns a new cache
+
+
+@pytest.mark.parametrize("run", [eager, in_onnxruntime])
+@pytest.mark.parametrize("alibi", [False, True], ids=["no slopes", "slopes"])
+@pytest.mark.parametrize("case", ["grouped", "mixed", "decode across pages"])
+def test_rotation_inside(case: str, alibi: bool, run: object) -> None:
+    """Queries and keys are turned by the angles of their tokens, values are not; the cache holds turned keys."""
+    heads, kv_heads, head_dim, page_tokens, sequences = CASES[case]
+    step = random_step(np.random.default_rng(0), heads, kv_heads, head_dim, page_tokens, sequences)
+    slopes = np.linspace(0.5, 0.0, heads).astype(np.float32) if alibi else None
+    rotary = random_rotary(step)
+    assert callable(run)
+    attended, kv_cache = run(step, 0.37, slopes, rotary)
+    np.testing.assert_allclose(kv_cache, append(step, rotary), rtol=2**-10, atol=2**-24)  # the next half at most
+    np.testing.assert_array_equal(kv_cache[:, 1], append(step)[:, 1])
+    expected, _ = attend(step, 0.37, slopes, rotary, kv_cache)
+    np.testing.assert_allclose(attended, expected, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("run", [eager, in_onnxruntime])
