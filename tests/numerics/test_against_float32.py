@@ -17,8 +17,8 @@ MODELS = ["baichuan2-13b-mini", "baichuan2-7b-mini", "llama-mini"]
         ("bf16", 1e-5, 0.999, 1.001),
         ("fp16 prefill bf16", 1e-5, 0.999, 1.001),
         ("int8", 1e-3, 0.99, 1.005),
-        ("int8 with head", 1e-3, 0.99, 1.005),
-        ("w8a8", 1e-3, 0.99, 1.005),
+        ("int8 with head", 1e-4, 0.99, 1.002),
+        ("w8a8", 1e-4, 0.99, 1.002),
     ],
 )
 @pytest.mark.parametrize("model", MODELS)
@@ -28,7 +28,6 @@ def test_compiled_model_agrees_with_the_original(
     tokens = held_out(model)
     with LLM(compile_demo(model, precision)) as llm:
         found = compare(reference(model, tokens), llm.logits(tokens), tokens)
-    print("FIGURES", model, precision, found)
     record.add(
         f"{precision} runstream against the float32 model, {len(tokens)} held-out tokens",
         model,

@@ -19,6 +19,7 @@ GREEDY = SamplingParams(max_new_tokens=64, ignore_eos=True)
 # Heads that 4 does not divide, in both precisions; grouped heads; and one case of the third family.
 CASES = [
     *(("baichuan2-13b-mini", dtype, tp) for dtype in ("fp16", "int8") for tp in (2, 3, 4)),
+    *(("baichuan2-13b-mini", "w8a8", tp) for tp in (2, 3)),
     *(("llama-mini", "fp16", tp) for tp in (2, 3, 4)),
     ("baichuan2-7b-mini", "int8", 2),
 ]
@@ -34,6 +35,7 @@ def test_every_degree_computes_the_same(model, dtype, tp, compile_demo, held_out
         found = llm.logits(tokens)
         text = llm.generate([tokens[:24]], GREEDY)[0]
     difference = float(np.abs(expected - found).max())
+    print("TP", model, dtype, tp, difference, float(np.sqrt(np.mean((expected - found) ** 2))))
     record.add(
         "tensor parallelism against one rank",
         f"{model} {dtype}, tp {tp}",

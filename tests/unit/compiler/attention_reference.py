@@ -128,7 +128,7 @@ def attend(
     kv_cache = append(step, rotary) if kv_cache is None else kv_cache
     page_tokens, kv_heads = kv_cache.shape[3], kv_cache.shape[2]
     query = rotate(step.query, rotary)
-    n, heads, width = query.shape
+    heads, width = query.shape[1:]
     result = np.zeros(query.shape)
     for row in np.unique(step.seq_ids):
         index = np.arange(step.position_ids[step.seq_ids == row].max() + 1)

@@ -16,6 +16,8 @@ from vamc_compiler.model.registry import find_model
 from vamc_compiler.precision import ModelPrecision
 from vamc_runtime.errors import UserError
 
+SHARED_MAXIMA = {"RowMax": 2, "AllReduceMax": 2}
+"""One for each of the two row-parallel layers."""
 NUM_RANKS = 4  # pads 6 heads, replicates 2 key/value heads, pads the vocabulary of 50
 
 
@@ -28,9 +30,13 @@ NUM_RANKS = 4  # pads 6 heads, replicates 2 key/value heads, pads the vocabulary
         (
             "baichuan 13B",
             ModelPrecision(quantization="int8_per_channel"),
-            {"Linear": 1, "QuantizedLinearPerChannel": 5},
+            {"Linear": 1, "QuantizedLinearPerChannel": 3, "QuantizedLinearPerChannelByTop": 2} | SHARED_MAXIMA,
         ),
-        ("llama", ModelPrecision(quantization="w8a8_dynamic", lm_head=True), {"QuantizedLinearDynamic": 8}),
+        (
+            "llama",
+            ModelPrecision(quantization="w8a8_dynamic", lm_head=True),
+            {"QuantizedLinearDynamic": 6, "QuantizedLinearDynamicByTop": 2} | SHARED_MAXIMA,
+        ),
     ],
     ids=["llama", "baichuan 7B", "baichuan 13B in bfloat16", "baichuan 13B in int8", "llama in w8a8 with its head"],
 )
@@ -66,6 +72,14 @@ def test_the_first_and_the_last_rank_have_the_same_graph(
     symbols = {d.dim_param for value in model.graph.input for d in value.type.tensor_type.shape.dim} - {""}
     assert symbols == {"n", "b", "p", "m", "cache_pages"}
     assert not model.graph.initializer or sum(len(t.raw_data) for t in model.graph.initializer) < 1000
+
+
+def test_one_rank_shares_no_maxima(tmp_path: Path) -> None:
+    source = tiny_source(tmp_path, "llama", num_hidden_layers=1)
+    graph = make_rank_graph(source, 1, ModelPrecision(quantization="int8_per_channel"), 0)
+    kinds = [node.op_type for node in graph.model().graph.node if node.domain == "vamc"]
+    assert kinds.count("QuantizedLinearPerChannel") == 7
+    assert not {"RowMax", "AllReduceMax", "QuantizedLinearPerChannelByTop", "AllReduce"} & set(kinds)
 
 
 RANK_IN_THE_GRAPH = """

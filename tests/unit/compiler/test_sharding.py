@@ -49,6 +49,20 @@ def test_every_query_head_is_computed_once_and_reads_its_own_key_value_head(layo
 
 @settings(deadline=None)
 @given(layouts())
+def test_a_padded_query_computes_nothing_that_a_true_one_does_not(layout: HeadLayout) -> None:
+    """Its values count in the largest magnitude of a row, over all ranks."""
+    for rank in range(layout.num_ranks):
+        heads, sources = layout.query_heads(rank), layout.query_sources(rank)
+        assert len(sources) == len(heads)
+        for slot, (head, source) in enumerate(zip(heads, sources, strict=True)):
+            first = slot // layout.group * layout.group
+            same_keys = heads[first : first + layout.group]
+            assert source == head if head is not None else source in same_keys
+            assert (source is None) == all(other is None for other in same_keys)
+
+
+@settings(deadline=None)
+@given(layouts())
 def test_key_value_heads_are_all_there_and_none_is_idle(layout: HeadLayout) -> None:
     held = [head for rank in range(layout.num_ranks) for head in layout.kv_heads(rank)]
     assert {head for head in held if head is not None} == set(range(layout.num_kv_heads))

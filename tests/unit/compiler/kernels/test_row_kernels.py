@@ -192,7 +192,7 @@ def test_two_threads_equal_one() -> None:
     source, make = SOURCES["silu"]
     given = make(301, WIDTH)
     _, expected = with_threads(1, lambda: run(source, DIGITS_16, given, "host"))
-    for _, found in with_threads(2, lambda: [run(source, DIGITS_16, given, "host") for _ in range(10)]):
+    for _own, found in with_threads(2, lambda: [run(source, DIGITS_16, given, "host") for _ in range(10)]):
         for one, other in zip(found, expected, strict=True):
             width = (..., slice(WIDTH)) if one.ndim == 3 else (...,)
             np.testing.assert_array_equal(one[width], other[width])

@@ -12,12 +12,16 @@ NUM_INPUTS = {
     "Embedding": 2,
     "Linear": 2,
     "QuantizedLinearPerChannel": 3,
+    "QuantizedLinearPerChannelByTop": 4,
     "QuantizedLinearDynamic": 3,
+    "QuantizedLinearDynamicByTop": 4,
     "RMSNorm": 2,
     "AddRMSNorm": 3,
     "SiluMul": 2,
     "PagedAttention": 7,
+    "RowMax": 1,
     "AllReduce": 1,
+    "AllReduceMax": 1,
     "AllGather": 1,
 }
 ATTRIBUTES: dict[str, dict[str, float]] = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from one_node import run_node
 
-from vamc_compiler.ops import all_gather, all_reduce
+from vamc_compiler.ops import all_gather, all_reduce, all_reduce_max
 from vamc_compiler.ops.collectives import run_ranks
 
 TIMEOUT_SECONDS = 30
@@ -23,6 +23,14 @@ def test_all_reduce_sums_over_the_ranks(num_ranks: int) -> None:
     for result in results:
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(result, results[0]), "every rank holds the same bits"
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+def test_all_reduce_max_is_the_largest_of_the_ranks(num_ranks: int) -> None:
+    tensors = [torch.randn(7, 1, generator=torch.Generator().manual_seed(rank)) for rank in range(num_ranks)]
+    expected = np.max([tensor.numpy() for tensor in tensors], axis=0)
+    for result in run_ranks([lambda x=tensor: all_reduce_max(x) for tensor in tensors]):
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
@@ -75,10 +83,12 @@ def test_groups_do_not_outlive_their_run() -> None:
 
 
 def test_a_rank_alone() -> None:
-    """Without the others a sum has one term, and a gathered tensor repeats what there is, so that shapes hold."""
+    """Without the others a sum or maximum is of one term, and a gathered tensor repeats what there is: shapes hold."""
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert torch.equal(all_reduce(torch.from_numpy(x)), torch.from_numpy(x))
     np.testing.assert_array_equal(run_node("AllReduce", [x])[0], x)
+    assert torch.equal(all_reduce_max(torch.from_numpy(-x)), torch.from_numpy(-x))
+    np.testing.assert_array_equal(run_node("AllReduceMax", [-x])[0], -x)
     for num_ranks in (1, 2, 3):
         expected = np.tile(x, (1, num_ranks))
         np.testing.assert_array_equal(all_gather(torch.from_numpy(x), num_ranks).numpy(), expected)

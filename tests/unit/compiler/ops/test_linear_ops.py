@@ -74,11 +74,11 @@ def test_dynamic_quantized_linear(n: int, o: int, i: int) -> None:
 def test_dynamic_rows_of_any_size() -> None:
     """Each token has its own scale; one that is too small to have any counts as zero."""
     sizes = np.array([0, 1e-40, 0.9e-30, 1.1e-30, 1e-10, 1, 1e30], np.float32)
-    x = sizes[:, None] * np.array([[1, -0.5, 0.25]], np.float32)
+    x = sizes[:, None] * np.array([[1, -0.4, 0.25]], np.float32)
     weight, ones = np.eye(3, dtype=np.int8), np.ones(3, np.float32)
     eager = quantized_linear_dynamic(*map(torch.from_numpy, (x, weight, ones))).numpy()
     for found in (eager, run_node("QuantizedLinearDynamic", [x, weight, ones])[0]):
         assert not found[:3].any()
         np.testing.assert_allclose(
-            found[3:] / sizes[3:, None], np.broadcast_to([1, -64 / 127, 32 / 127], (4, 3)), rtol=1e-6
+            found[3:] / sizes[3:, None], np.broadcast_to([1, -51 / 127, 32 / 127], (4, 3)), rtol=1e-6
         )

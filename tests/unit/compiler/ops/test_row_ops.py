@@ -73,4 +73,7 @@ def test_silu_mul(way: str, n: int, w: int) -> None:
     gate, up = 8 * random(n, w), random(n, w, seed=1)
     gate[0, 0] = -80
     (found,) = compute(way, silu_mul, "SiluMul", [gate, up])
-    np.testing.assert_allclose(found, gate / (1 + np.exp(-gate.astype(np.float64))) * up, rtol=2e-6, atol=1e-30)
+    opening = 1 / (1 + np.exp(-gate.astype(np.float64)))
+    # onnxruntime's sigmoid is a polynomial whose error is absolute.
+    bound = (2e-6 * opening + (1e-30 if way == "eager" else 3e-7)) * np.abs(gate * up)
+    assert (np.abs(found - gate * opening * up) <= bound).all()

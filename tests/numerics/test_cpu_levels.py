@@ -1,0 +1,57 @@
+"""One runstream, one set of weights, a library per CPU level: each is forced in turn and computes the same model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from metrics import compare
+
+from vamc_runtime import LLM
+from vamc_runtime.machine import cpu_features
+from vamc_runtime.manifest import read_manifest
+
+MODEL = "llama-mini"
+LEVELS = ("x86-64-v3", "x86-64-v4", "znver4")
+"""AVX2; AVX-512; AVX-512 with VNNI and bfloat16."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "mean_kl", "difference"),
+    # The largest logit difference between two levels: floats that are added in another order; whole numbers of which
+    # one in many falls to the other side of a tie (16 bits, 8 bits); activations that only znver4 rounds to bfloat16.
+    [
+        ("fp16", 1e-5, 1e-4),
+        ("int8", 1e-3, 1e-2),
+        ("w8a8", 1e-4, 1.0),
+        ("bf16", 1e-5, 0.1),
+        ("fp16 prefill bf16", 1e-5, 0.1),
+    ],
+)
+def test_every_library_computes_the_model(
+    precision, mean_kl, difference, compile_demo, reference, held_out, record, monkeypatch
+):
+    runstream = compile_demo(MODEL, precision, mcpu=LEVELS)
+    libraries = read_manifest(runstream).libraries
+    assert [library.mcpu for library in libraries] == list(LEVELS)
+    tokens = held_out(MODEL)[:256]
+    expected, logits = reference(MODEL, tokens), {}
+    for library in libraries:
+        if not set(library.requires) <= cpu_features():
+            continue
+        monkeypatch.setattr("vamc_runtime.executor.choose_library", lambda runstream, library=library: library)
+        with LLM(runstream) as llm:
+            assert llm._executor.library is not None
+            logits[library.mcpu] = llm.logits(tokens)
+        found = compare(expected, logits[library.mcpu], tokens)
+        print("LEVEL", precision, library.mcpu, found, np.abs(logits[library.mcpu] - logits[LEVELS[0]]).max())
+        assert found.mean_kl <= mean_kl
+        assert found.same_top >= 0.99
+    if len(logits) < 2:
+        pytest.skip("this CPU runs only the lowest level")
+    largest = max(float(np.abs(found - logits[LEVELS[0]]).max()) for found in logits.values())
+    record.add(
+        f"libraries of several CPU levels against that of {LEVELS[0]}, {MODEL}",
+        precision,
+        {"largest logit difference": f"{largest:.1e}", "at most": f"{difference:.0e}"},
+    )
+    assert largest <= difference
