@@ -15,6 +15,11 @@ from vamc_runtime import LLM, SamplingParams, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOGITS_TOLERANCE = 1e-3
+# (largest, root mean square) of logit differences. Degrees add in another order, 1e-7 of a value; where that makes a
+# key or value of the float16 cache round the other way, it becomes 5e-4 of the value. One such step in a sensitive
+# place decides the largest difference, chance therefore; the root mean square is what degrees differ by in general.
+# int8 and w8a8 round activations, to 16 and to 8 bits: there too a value now and then falls to the other side.
+BOUNDS = {"fp16": (2e-3, 5e-5), "int8": (5e-3, 2e-4), "w8a8": (0.15, 1e-2)}
 GREEDY = SamplingParams(max_new_tokens=64, ignore_eos=True)
 # Heads that 4 does not divide, in both precisions; grouped heads; and one case of the third family.
 CASES = [
@@ -34,18 +39,21 @@ def test_every_degree_computes_the_same(model, dtype, tp, compile_demo, held_out
     with LLM(compile_demo(model, dtype, tp)) as llm:
         found = llm.logits(tokens)
         text = llm.generate([tokens[:24]], GREEDY)[0]
-    difference = float(np.abs(expected - found).max())
-    print("TP", model, dtype, tp, difference, float(np.sqrt(np.mean((expected - found) ** 2))))
+    difference = np.abs(expected.astype(np.float64) - found)
+    largest, usual = float(difference.max()), float(np.sqrt(np.mean(difference**2)))
+    most, most_usual = BOUNDS[dtype]
     record.add(
-        "tensor parallelism against one rank",
-        f"{model} {dtype}, tp {tp}",
+        f"tensor parallelism against one rank, {dtype}",
+        f"{model}, tp {tp}",
         {
-            f"largest logit difference (at most {LOGITS_TOLERANCE:.0e})": f"{difference:.1e}",
+            f"largest logit difference (at most {most:.0e})": f"{largest:.1e}",
+            f"root mean square (at most {most_usual:.0e})": f"{usual:.1e}",
             "greedy tokens": f"{len(text.token_ids)} equal",
         },
     )
     assert text.token_ids == expected_text.token_ids and len(text.token_ids) == 64
-    assert difference <= LOGITS_TOLERANCE
+    assert largest <= most
+    assert usual <= most_usual
 
 
 def test_swapped_shards_are_refused(compile_demo, tmp_path):
