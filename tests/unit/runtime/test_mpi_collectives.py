@@ -56,4 +56,4 @@ def test_collectives(num_ranks: int, tmp_path: Path) -> None:
         timeout=TIMEOUT_SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["agreed"] * num_ranks
+    assert done.stdout.count("agreed") == num_ranks  # lines of several ranks may run into one another

@@ -147,6 +147,14 @@ def test_what_nobody_wrote_does_not_matter(case: Case, garbage: float) -> None:
         np.testing.assert_array_equal(run(case, other)[0], run(case, step)[0])
 
 
+@pytest.mark.parametrize("case", [PLAIN, LOW], ids=str)
+def test_nothing_is_read_beyond_a_row_of_the_table(case: Case) -> None:
+    """A block of keys may be longer than the table; what follows it names pages that would end the process."""
+    step = case_step(case, 8, [(0, 5), (17, 1)])
+    beyond = np.full((1, 2), 2**31 - 1, np.int32)
+    check(case, replace(step, page_table=np.concatenate((step.page_table[:, :2], beyond))))
+
+
 @pytest.mark.parametrize("case", [PAIRED, SLOPED, GROUPED, LOW], ids=str)
 @pytest.mark.parametrize("chunks", [(1,) * 11, (4, 7), (5, 5, 1), (3, 3, 3, 2)], ids=str)
 @pytest.mark.parametrize("before", [0, CHUNK_KEYS - 5])

@@ -84,6 +84,24 @@ def test_only_a_layer_that_scales_by_its_own_rows_has_them_quantized_by_their_pr
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_wherever_the_maximum_comes_from(op: str) -> None:
+    model = down_projection(op, 2)
+    del model.graph.node[1:3]
+    model.graph.input.append(onnx.helper.make_tensor_value_info("top", onnx.TensorProto.FLOAT, ["n", 1]))
+    assert plan_consumers(model, {spec.name: spec for spec in SPECS}) == {}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_layers_with_and_without_a_maximum_do_not_share_an_input(op: str) -> None:
+    model = down_projection(op, 2)
+    model.graph.node.append(onnx.helper.make_node(op, ["x", "weight", "scale"], ["z"], domain=DOMAIN))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["n", OUTPUTS]))
+    step = import_step(model, SPECS, KernelTable(InstructionSet.of(host_target().requires)), max_step_tokens=32)
+    by_top, own = (name for name in called_kernels(step) if name.startswith("prepare"))
+    assert by_top.startswith("prepare_by_top") and own == by_top.replace("_by_top", "")
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_packings_are_those_of_the_op_without_a_maximum(op: str) -> None:
     assert imported(op, 2).packings == imported(op, 1).packings
 
