@@ -15,11 +15,17 @@ from vamc_runtime import LLM, SamplingParams, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOGITS_TOLERANCE = 1e-3
-# (largest, root mean square) of logit differences. Degrees add in another order, 1e-7 of a value; where that makes a
-# key or value of the float16 cache round the other way, it becomes 5e-4 of the value. One such step in a sensitive
-# place decides the largest difference, chance therefore; the root mean square is what degrees differ by in general.
-# int8 and w8a8 round activations, to 16 and to 8 bits: there too a value now and then falls to the other side.
-BOUNDS = {"fp16": (2e-3, 5e-5), "int8": (5e-3, 2e-4), "w8a8": (0.15, 1e-2)}
+# Bounds on the root mean square and on the largest of logit differences. Degrees add in another order, 1e-7 of a
+# value; where that makes a key or value of the float16 cache round the other way, it becomes 5e-4 of the value. One
+# such step in a sensitive place decides the largest difference, chance therefore; the root mean square is what degrees
+# differ by in general. int8 and w8a8 round activations, to 16 and to 8 bits: there too a value may fall the other way.
+USUAL = {"fp16": 5e-5, "int8": 2e-4, "w8a8": 1e-2}
+# Where one step of the cache or of an activation exceeds LOGITS_TOLERANCE; measured 1.2e-3, 1.9e-3 and 7.5e-2.
+LARGEST = {
+    ("llama-mini", "fp16"): 2e-3,
+    ("baichuan2-7b-mini", "int8"): 3e-3,
+    ("baichuan2-13b-mini", "w8a8"): 0.15,
+}
 GREEDY = SamplingParams(max_new_tokens=64, ignore_eos=True)
 # Heads that 4 does not divide, in both precisions; grouped heads; and one case of the third family.
 CASES = [
@@ -41,7 +47,7 @@ def test_every_degree_computes_the_same(model, dtype, tp, compile_demo, held_out
         text = llm.generate([tokens[:24]], GREEDY)[0]
     difference = np.abs(expected.astype(np.float64) - found)
     largest, usual = float(difference.max()), float(np.sqrt(np.mean(difference**2)))
-    most, most_usual = BOUNDS[dtype]
+    most, most_usual = LARGEST.get((model, dtype), LOGITS_TOLERANCE), USUAL[dtype]
     record.add(
         f"tensor parallelism against one rank, {dtype}",
         f"{model}, tp {tp}",

@@ -186,7 +186,7 @@ class AmxInt8(Vnni):
     block_tiles: int = BLOCK_TILES
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """See `Arithmetic.name`."""
         return f"amx_{self.form.name}"
 

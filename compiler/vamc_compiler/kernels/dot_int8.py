@@ -61,12 +61,12 @@ class Vnni(Arithmetic):
     weight_dtype: str = "int8"
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """See `Arithmetic.name`."""
         return f"vnni_{self.form.name}"
 
     @property
-    def fetch_panels(self) -> int:  # type: ignore[override]
+    def fetch_panels(self) -> int:
         """See `Arithmetic.fetch_panels`: as much as the tiles of 17 tokens need to hide the next group."""
         return 2 if self.form.planes == 1 else 1
 
@@ -123,7 +123,7 @@ class Pairs(Arithmetic):
     weight_dtype: str = "int8"
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """See `Arithmetic.name`."""
         return f"pairs{self.width}_{self.form.name}"
 

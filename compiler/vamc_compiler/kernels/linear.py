@@ -53,7 +53,6 @@ Sums = Callable[[Expr | int, int], Expr]
 class Arithmetic(ABC):
     """How a tile is computed on some instruction set."""
 
-    name: str
     form: Format
     """How it wants x."""
     packing: Packing
@@ -63,12 +62,20 @@ class Arithmetic(ABC):
     """Most tokens of a tile."""
     panels: int
     """Panels of a tile."""
-    fetch_panels: int = 0
-    """Panels of the next group that one tile fetches ahead, in calls of a few tiles; 0 leaves it to the CPU."""
     any_rows: bool = False
     """A tile's code serves any number of tokens, up to `rows`, instead of one known while the kernel is built."""
     block_tiles: int = 96
     """Tiles of one group that one thread takes in a row."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Part of the kernel's name."""
+
+    @property
+    def fetch_panels(self) -> int:
+        """Panels of the next group that one tile fetches ahead, in calls of a few tiles; 0 leaves it to the CPU."""
+        return 0
 
     def check(self, inputs: int) -> None:  # noqa: B027  # most have nothing to refuse
         """Raise UserError when rows of this width cannot be computed."""

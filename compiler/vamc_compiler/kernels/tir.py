@@ -23,7 +23,6 @@ Buffer = Any
 
 serial = ir.serial
 parallel = ir.parallel
-broadcast = ir.broadcast
 select = ir.Select
 smaller, larger, absolute, rsqrt = ir.min, ir.max, ir.abs, ir.rsqrt
 
@@ -109,8 +108,8 @@ def import_llvm(text: str) -> contextlib.AbstractContextManager[object]:
 
 def prefetch(buffer: Buffer, *index: Expr | int) -> None:
     """Bring the cache line of an element into the second cache; any address is allowed."""
-    address = ir.address_of(buffer[tuple(index)])
-    ir.evaluate(ir.call_llvm_intrin("void", "llvm.prefetch", address, ir.int32(0), ir.int32(2), ir.int32(1)))
+    where = address(buffer, *index)
+    ir.evaluate(ir.call_llvm_intrin("void", "llvm.prefetch", where, ir.int32(0), ir.int32(2), ir.int32(1)))
 
 
 def own_function(name: str) -> contextlib.AbstractContextManager[object]:
