@@ -1,0 +1,1 @@
+"""Proof that the compiled graph computes what the original computes: stages, comparisons, bisection, reports."""
