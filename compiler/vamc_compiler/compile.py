@@ -37,6 +37,9 @@ from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.verify.certify import add_certificate, certify
+from vamc_compiler.verify.result import VerificationReport
+from vamc_compiler.verify.subject import Subject
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
 from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
@@ -65,10 +68,12 @@ class CompileResult:
     manifest: Manifest
     seconds: dict[str, float]
     """Time of each stage."""
+    report: VerificationReport | None = None
+    """What the verification found; None where it is off or was not possible."""
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class BuildInputs:
     """Everything that was checked before the work began."""
 
     source: ModelSource
@@ -79,10 +84,21 @@ class _Inputs:
     max_context_tokens: int
 
 
+@dataclass(frozen=True)
+class Built:
+    """A runstream that was filled, and the graphs it was made from."""
+
+    path: Path
+    manifest: Manifest
+    graphs: tuple[RankGraph, ...]
+    """Every rank's, traced and simplified."""
+
+
 def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> CompileResult:
-    """Build the runstream of a config and publish it at <workspace.path>/<name>.
+    """Build the runstream of a config, verify it, and publish it at <workspace.path>/<name>.
 
     Raises:
+        VerificationFailedError: what was compiled is outside its budget; nothing is published then.
         UserError: anything about the config, the checkpoint or the machine that stands in the way; nothing is
             published then.
         StageFailedError: a stage failed for another reason.
@@ -92,13 +108,29 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
     try:
         with stages.stage("check") as note:
             check_place(place)
-            inputs = _check(request, stages.reporter)
+            inputs = check_inputs(request, stages.reporter)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
         with staging(place) as folder:
-            written = _build(request, inputs, folder, stages)
+            built = build_runstream(request, inputs, folder, stages)
+            certified = certify(
+                subject_of(request.config, inputs, built), stages, trust_checkpoint_code=request.trust_checkpoint_code
+            )
+            written = add_certificate(certified.certificate, folder, built.manifest)
     except OSError as error:
         raise _explain(error, place) from error
-    return CompileResult(place, written, stages.seconds)
+    return CompileResult(place, written, stages.seconds, certified.report)
+
+
+def subject_of(config: BuildConfig, inputs: BuildInputs, built: Built) -> Subject:
+    """What was built, as verification takes it."""
+    return Subject(
+        config=config,
+        source=inputs.source,
+        checkpoint=inputs.checkpoint,
+        graphs=built.graphs,
+        runstream=built.path,
+        manifest=built.manifest,
+    )
 
 
 def _explain(error: OSError, place: Path) -> Exception:
@@ -114,8 +146,12 @@ def _explain(error: OSError, place: Path) -> Exception:
     return error
 
 
-def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
-    """Every check that needs no trace: a mistake shows within seconds, not after minutes."""
+def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
+    """Every check that needs no trace: a mistake shows within seconds, not after minutes.
+
+    Raises:
+        UserError: anything about the config, the checkpoint or the machine that stands in the way.
+    """
     config = request.config
     for warning in config.warnings:
         reporter.warn(warning)
@@ -148,10 +184,10 @@ def _check(request: CompileRequest, reporter: Reporter) -> _Inputs:
     for parameters in ranks:
         check_tensors(checkpoint, parameters)
     targets = resolve_targets(config.backend.target.mcpu)
-    return _Inputs(source, checkpoint, num_ranks, targets, find_linker(), context)
+    return BuildInputs(source, checkpoint, num_ranks, targets, find_linker(), context)
 
 
-def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stages) -> Manifest:
+def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, stages: Stages) -> Built:
     """Fill `folder` with a runstream."""
     config, reporter = request.config, stages.reporter
     intermediates = Intermediates(folder / INTERMEDIATES if request.keep_intermediates else None)
@@ -211,9 +247,14 @@ def _build(request: CompileRequest, inputs: _Inputs, folder: Path, stages: Stage
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
         written = _manifest(config, inputs, graphs, libraries, records, digest)
-        (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
+        write_manifest(written, folder)
         note.text = f"{len(records)} files"
-    return written
+    return Built(folder, written, tuple(graphs))
+
+
+def write_manifest(written: Manifest, folder: Path) -> None:
+    """Write manifest.json."""
+    (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
@@ -249,7 +290,7 @@ def _check_space(folder: Path, num_bytes: int) -> None:
 
 def _manifest(
     config: BuildConfig,
-    inputs: _Inputs,
+    inputs: BuildInputs,
     graphs: Sequence[RankGraph],
     libraries: Sequence[manifest.Library],
     records: dict[str, manifest.FileRecord],

@@ -90,6 +90,9 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "on", "off"),
         help="where the weights lie: on copies them into huge pages, off maps the file (default: the build config's)",
     )
+    group.add_argument(
+        "--no-self-test", action="store_true", help="run on a CPU that the runstream was not verified on, untested"
+    )
 
 
 def _add_cases(parser: argparse.ArgumentParser) -> None:

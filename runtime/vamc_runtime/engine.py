@@ -23,6 +23,7 @@ from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.sampling import Sampler, SamplingParams
 from vamc_runtime.scheduler import Scheduler, StepPlan
+from vamc_runtime.self_test import check_ranks
 from vamc_runtime.sequence import FinishReason, check_prompt
 from vamc_runtime.sequence import Sequence as Request
 from vamc_runtime.statistics import GenerationStatistics
@@ -86,6 +87,8 @@ class LLM:
         num_threads: threads of compiled code on each rank; None for one on every core of its share.
         huge_pages: where the weights lie, "auto", "on" or "off"; None for what the build config says.
         on_load: called while the weights are read: bytes in memory, bytes in all (rank 0's, of several).
+        self_test: on a CPU that the runstream was not verified on, compute a few verified tokens first, for at most
+            two seconds, and once only; False runs it untested and logs that.
 
     Everything runs in the thread that enters the context. With several ranks the others are started as child
     processes; when this process was itself started by `mpiexec`, it becomes one of them, and on ranks other than 0
@@ -101,10 +104,12 @@ class LLM:
         num_threads: int | None = None,
         huge_pages: HugePages | None = None,
         on_load: OnLoad | None = None,
+        self_test: bool = True,
     ) -> None:
         self._runstream = open_runstream(Path(path))
         self._stack = contextlib.ExitStack()
         self._on_load = on_load
+        self._self_test = self_test
         self._tokenizer: Tokenizer | None = None
         self._executor: Executor | None = None
         self.statistics = GenerationStatistics()
@@ -129,8 +134,11 @@ class LLM:
         return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
 
     def __enter__(self) -> LLM:
-        opened = open_executor(self._runstream, self._options, self._on_load)
-        self._executor = self._stack.enter_context(opened)
+        with contextlib.ExitStack() as stack:
+            executor = stack.enter_context(open_executor(self._runstream, self._options, self._on_load))
+            check_ranks(executor, self._runstream, num_pages=self._num_pages, enabled=self._self_test)
+            self._stack = stack.pop_all()
+        self._executor = executor
         self._allocator = PageAllocator(self._num_pages)
         return self
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 
+from vamc_runtime.certificate import Certificate, read_certificate
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
+from vamc_runtime.self_test import find_state, this_host
+
+_SHOWN = ("vamc", "apache-tvm", "apache-tvm-ffi", "torch", "onnx")
+_SHOWN_FIGURES = 4
 
 
 def _size(num_bytes: float) -> str:
@@ -39,6 +46,8 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
     heads += f", {model.num_kv_heads} for keys and values" if model.num_kv_heads != model.num_heads else ""
     token_bytes = kv.page_bytes / kv.page_tokens
     precision = manifest.precision
+    certificate = read_certificate(runstream.path)
+    verified, *figures = describe_numerics(certificate)
     return [
         ("name", manifest.name),
         ("model", f"{model.label}, {model.num_parameters / 1e6:,.1f} M parameters"),
@@ -54,6 +63,9 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
         ),
         *(("library", f"{lib.mcpu} ({lib.machine}), {lib.file}") for lib in manifest.libraries),
         ("runs", _here(runstream)),
+        ("numerics", verified),
+        *(("", line) for line in figures),
+        ("self-test", _self_test(runstream, certificate)),
         ("checkpoint", f"{manifest.checkpoint.path}"),
         ("", f"digest {manifest.checkpoint.digest[:16]}"),
         ("built with", ", ".join(f"{k} {v}" for k, v in manifest.toolchain.items() if k in _SHOWN)),
@@ -61,7 +73,45 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
     ]
 
 
-_SHOWN = ("vamc", "apache-tvm", "apache-tvm-ffi", "torch", "onnx")
+def describe_numerics(certificate: Certificate | None) -> list[str]:
+    """What a verification found, in a few lines: of each kind of figure the one nearest its limit."""
+    if certificate is None:
+        return ["no certificate (compiled by an older version)"]
+    if certificate.status != "passed":
+        return [f"not verified: {certificate.reason}"]
+    library = f" (library {certificate.library})" if certificate.library else ""
+    against = f", against {certificate.reference}" if certificate.reference else ""
+    lines = [f"verified {certificate.date[:10]} on {certificate.cpu}{library}: passed{against}"]
+    lines.append(f"{certificate.num_tokens:,} tokens, {certificate.tokens}")
+    by_name = {figure.name: figure for figure in sorted(certificate.figures, key=lambda figure: figure.used)}
+    if by_name:
+        nearest = list(reversed(by_name.values()))
+        lines.append(", ".join(map(str, nearest[:_SHOWN_FIGURES])))
+        pairs = {figure.pair for figure in certificate.figures}
+        lines.append(f"nearest their limits of {len(certificate.figures)} figures over {len(pairs)} pairs of stages")
+    return lines
+
+
+def _self_test(runstream: Runstream, certificate: Certificate | None) -> str:
+    """Whether opening it on this machine begins with a self-test; ranks elsewhere are not asked."""
+    try:
+        state = find_state(runstream, certificate, [this_host(runstream)])
+    except UserError:
+        return "none: the runstream does not run on this machine"
+    return {
+        "none": "none: there is nothing to compare with",
+        "not needed": "not needed on this machine: it was verified on such a CPU, with this library",
+        "passed before": "passed before on this machine",
+        "due": "due on this machine, when it is opened: it was verified on another CPU, or with another library",
+    }[state]
+
+
+def as_json(runstream: Runstream) -> str:
+    """The manifest's text with the certificate, or null, under `numerics`."""
+    certificate = read_certificate(runstream.path)
+    numerics = None if certificate is None else dataclasses.asdict(certificate)
+    content = dataclasses.asdict(runstream.manifest) | {"numerics": numerics}
+    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def inspect_command(options: argparse.Namespace) -> int:
@@ -73,7 +123,7 @@ def inspect_command(options: argparse.Namespace) -> int:
     runstream = open_runstream(options.runstream)
     check_hashes(runstream, everything=options.verify_hash)
     if options.json:
-        print(runstream.manifest.to_json(), end="")
+        print(as_json(runstream))
         return 0
     from rich.console import Console
     from rich.table import Table

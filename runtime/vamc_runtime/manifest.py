@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.records import read_record
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -150,43 +149,6 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
-T = TypeVar("T")
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Check `value` against a type annotation and build it; a manifest is data from outside."""
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build_record(kind, value, where)
-    if kind is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(typing.get_args(kind)[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        item = typing.get_args(kind)[0]
-        return tuple(_build(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        item = typing.get_args(kind)[1]
-        return {k: _build(item, v, f"{where}.{k}") for k, v in value.items()}
-    if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise UserError(
-        f"{where} is {value!r}",
-        expected=getattr(kind, "__name__", str(kind)),
-        fix="the manifest was damaged or edited: compile again",
-    )
-
-
-def _build_record(kind: type[T], value: Any, where: str) -> T:
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}", expected="an object", fix="compile the runstream again")
-    hints = typing.get_type_hints(kind)
-    missing = sorted(hints.keys() - value.keys())
-    if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}", fix="compile the runstream again")
-    return kind(**{name: _build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
-
-
 def hash_file(path: Path) -> str:
     """sha256 of a file's content, hex, as `FileRecord` holds it."""
     digest = hashlib.sha256()
@@ -202,23 +164,11 @@ def read_manifest(runstream: Path) -> Manifest:
     Raises:
         UserError: not a runstream, a damaged manifest, or another schema version.
     """
-    path = runstream / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_record(Manifest, runstream / FILE_NAME, SCHEMA_VERSION)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{runstream} is not a runstream: it has no {FILE_NAME}",
             expected="a directory that `vamc compile` wrote, <workspace.path>/<name>",
             fix="check the path; `vamc compile CONFIG` prints it at the end",
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", fix="compile the runstream again") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        raise UserError(
-            f"{path} has schema version {version}",
-            expected=f"version {SCHEMA_VERSION}, which this runtime reads",
-            fix="update vamc on this machine" if newer else "compile the runstream again with this version",
-        )
-    return _build_record(Manifest, content, str(path))

@@ -85,6 +85,7 @@ def _open(options: argparse.Namespace, stack: contextlib.ExitStack) -> LLM:
             num_threads=options.threads,
             huge_pages=options.huge_pages,
             on_load=progress.on_load,
+            self_test=not options.no_self_test,
         )
         return stack.enter_context(llm)
 

@@ -7,6 +7,7 @@ from .buildable import check_buildable
 from .load import load_config
 from .schema import (
     BackendConfig,
+    BudgetConfig,
     BuildConfig,
     CalibArgs,
     CompileOptions,
@@ -17,12 +18,14 @@ from .schema import (
     RuntimeConfig,
     ShapeConfig,
     TargetConfig,
+    VerifyConfig,
     WorkspaceConfig,
 )
 from .settings import effective_settings, flat_settings
 
 __all__ = [
     "BackendConfig",
+    "BudgetConfig",
     "BuildConfig",
     "CalibArgs",
     "CompileOptions",
@@ -33,6 +36,7 @@ __all__ = [
     "RuntimeConfig",
     "ShapeConfig",
     "TargetConfig",
+    "VerifyConfig",
     "WorkspaceConfig",
     "check_buildable",
     "effective_settings",

@@ -98,7 +98,7 @@ class Binder:
         if setting.default is MISSING:
             return self._refused(key, RefusalError(parent, "missing key", expected=describe_kind(setting.kind)))
         base, constraints = split_annotated(setting.kind)
-        if base is Path:
+        if base is Path and setting.default is not None:
             return resolve_path(str(setting.default), constraints, self.around, parent, from_shell=False)
         return setting.default
 

@@ -21,6 +21,25 @@ class AtLeast:
 
 
 @dataclass(frozen=True)
+class Between:
+    """The smallest and the largest number allowed; None for the latter is no limit."""
+
+    minimum: float
+    maximum: float | None = None
+
+    @property
+    def description(self) -> str:
+        """The bounds in words."""
+        if self.maximum is None:
+            return f"a number, {self.minimum:g} or more"
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies between the bounds, which belong to the range."""
+        return value >= self.minimum and (self.maximum is None or value <= self.maximum)
+
+
+@dataclass(frozen=True)
 class Checked:
     """A text with rules of its own."""
 
@@ -55,6 +74,9 @@ def _cpu_name_complaint(name: str) -> str:
 
 NonNegativeInt = Annotated[int, AtLeast(0)]
 PositiveInt = Annotated[int, AtLeast(1)]
+NonNegativeFloat = Annotated[float, Between(0.0)]
+Ratio = Annotated[float, Between(1.0)]
+Share = Annotated[float, Between(0.0, 1.0)]
 InputPath = Annotated[Path, PathRole.INPUT]
 OutputPath = Annotated[Path, PathRole.OUTPUT]
 DirectoryName = Annotated[str, Checked("a text usable as one directory name", _directory_name_complaint)]

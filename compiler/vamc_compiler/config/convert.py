@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from vamc_runtime.errors import nearest_name
 
-from .constraints import AtLeast, Checked, PathRole
+from .constraints import AtLeast, Between, Checked, PathRole
 from .fields import describe_kind, split_annotated
 from .problems import Place, RefusalError
 from .tree import ListTree, ScalarTree, SectionTree, Tree, describe, describe_value
 from .variables import Expanded, expand
+
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,9 @@ def resolve_path(
 
 
 def _typed(base: Any, kind: Any, given: Expanded, place: Place) -> Any:
-    """The value as bool, int or str (also for paths)."""
+    """The value as bool, int, float or str (also for paths)."""
+    if base is float:
+        return _number(kind, given, place)
     if base in (str, Path):
         fits: Any = str
         if given.retyped and given.text:  # the user could not quote a variable's value
@@ -80,10 +86,30 @@ def _typed(base: Any, kind: Any, given: Expanded, place: Place) -> Any:
     )
 
 
+def _number(kind: Any, given: Expanded, place: Place) -> float:
+    """A finite number with or without a fraction."""
+    number: Any = given.value
+    # YAML 1.1 reads a number as a text when it has an exponent and no point (1e-5) or no sign after the e (1.0e5).
+    if isinstance(number, str) and not given.quoted and _NUMBER.fullmatch(given.text):
+        number = given.text
+    elif isinstance(number, bool) or not isinstance(number, (int, float)):
+        found = f"found {describe_value(given.value, given.text)}"
+        raise RefusalError(place, found, expected=describe_kind(kind), fix=_quotes_fix(float, given))
+    try:
+        value = float(number)
+    except OverflowError:  # an integer beyond the floats
+        value = math.inf
+    if not math.isfinite(value):
+        raise RefusalError(place, f"found {given.text}, which is not finite", expected=describe_kind(kind))
+    return value
+
+
 def _quotes_fix(fits: Any, given: Expanded) -> str:
     if fits is str and given.value is not None and given.text:
         return f'put it in quotes: "{given.text}"'
     if fits is int and isinstance(given.value, str) and given.text.strip().isdecimal():
+        return f"remove the quotes: {given.text.strip()}"
+    if fits is float and isinstance(given.value, str) and _NUMBER.fullmatch(given.text.strip()):
         return f"remove the quotes: {given.text.strip()}"
     if fits is bool and isinstance(given.value, str) and given.text.strip().lower() in ("true", "false"):
         return f"remove the quotes: {given.text.strip().lower()}"
@@ -93,6 +119,8 @@ def _quotes_fix(fits: Any, given: Expanded) -> str:
 def _check(constraint: Any, value: Any, kind: Any, place: Place) -> None:
     if isinstance(constraint, AtLeast) and value < constraint.minimum:
         raise RefusalError(place, f"found {value}", expected=describe_kind(kind))
+    if isinstance(constraint, Between) and not constraint.holds(value):
+        raise RefusalError(place, f"found {value}", expected=constraint.description)
     if isinstance(constraint, Checked):
         complaint = constraint.complaint(value)
         if complaint:
@@ -104,8 +132,9 @@ def _choice(choices: tuple[str, ...], given: Expanded, place: Place) -> str:
     if given.text in choices and (given.retyped or isinstance(given.value, (str, bool))):
         return given.text
     meant = given.text.lower()
-    if isinstance(given.value, bool) and {"on", "off"} <= set(choices):
-        meant = "on" if given.value else "off"
+    if isinstance(given.value, bool):
+        word = "on" if given.value else "off"
+        meant = word if word in choices else meant
     nearest = nearest_name(meant, list(choices))
     raise RefusalError(
         place,

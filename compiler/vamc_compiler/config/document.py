@@ -108,7 +108,8 @@ class _Converter:
             return ListTree(place=place, items=tuple(self.tree(item, key) for item in node.value))
         scalar_tags = _TEXT_TAGS | {_YAML + kind for kind in ("null", "bool", "int", "float")}
         if isinstance(node, yaml.ScalarNode) and node.tag in scalar_tags:
-            return ScalarTree(place=place, value=_scalar_value(node), text=str(node.value))
+            quoted = node.style is not None
+            return ScalarTree(place=place, value=_scalar_value(node), text=str(node.value), quoted=quoted)
         raise RefusalError(place, f"the YAML tag {node.tag.replace(_YAML, '!!')}", fix="remove the tag")
 
     def _entries(self, node: yaml.MappingNode, section: str) -> dict[str, Entry]:

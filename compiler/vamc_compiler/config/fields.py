@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .constraints import AtLeast, Checked
+from .constraints import AtLeast, Between, Checked
 from .schema import LENGTH_MULTIPLE_TOKENS, BuildConfig, ShapeConfig
 
 # `frontend.shape` is the one section whose keys are not its fields.
@@ -99,8 +99,9 @@ def describe_kind(kind: Any) -> str:
     if origin is Mapping:
         return "a section of `name: version` lines"
     for constraint in constraints:
-        if isinstance(constraint, Checked):
+        if isinstance(constraint, (Between, Checked)):
             return constraint.description
         if isinstance(constraint, AtLeast):
             return f"an integer, {constraint.minimum} or more"
-    return {bool: "true or false", int: "an integer", str: "a text"}.get(base, "a path")
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    return words.get(base, "a path")

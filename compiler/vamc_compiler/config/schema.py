@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .constraints import CpuName, DirectoryName, InputPath, NonNegativeInt, OutputPath, PositiveInt
+from .constraints import (
+    CpuName,
+    DirectoryName,
+    InputPath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OutputPath,
+    PositiveInt,
+    Ratio,
+    Share,
+)
 
 FrontendType = Literal["huggingface"]
 ModelArch = Literal["vacc"]
@@ -22,6 +32,7 @@ TargetKind = Literal["llvm", "cuda"]
 DatasetType = Literal["huggingface"]
 DatasetName = Literal["c4", "ceval", "alpaca"]
 HugePages = Literal["auto", "on", "off"]
+VerifyWhen = Literal["compile", "off"]
 
 LENGTH_MULTIPLE_TOKENS = 16
 NOT_A_SETTING: Mapping[str, Any] = {"setting": False}  # metadata of fields that are no YAML keys
@@ -191,6 +202,36 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """Largest differences a verification accepts; None takes the default of the precision (docs/numerics.md)."""
+
+    mean_kl: NonNegativeFloat | None = None
+    """Largest mean KL(original || compiled) over the tokens, in nats."""
+    same_top: Share | None = None
+    """Smallest share of decided positions at which both have the same likeliest token, 0 to 1."""
+    perplexity_ratio: Ratio | None = None
+    """Largest perplexity of the compiled model relative to the original's."""
+    rounding_error: NonNegativeFloat | None = None
+    """Largest relative error of one layer between the original and the rounded weights."""
+    block_error: NonNegativeFloat | None = None
+    """Largest relative error of one layer between two stages that hold the same weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """The proof that the compiled model computes what the original does."""
+
+    when: VerifyWhen = "compile"
+    """compile: a build ends with a verification; off: it does not, and the runstream says so."""
+    tokens: PositiveInt = 256
+    """Tokens that every stage computes with."""
+    text: InputPath | None = None
+    """UTF-8 text the tokens are from; None is the built-in sample."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """Largest differences accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """Everything one build needs to know."""
 
@@ -206,6 +247,8 @@ class BuildConfig:
     """Place and size of the build."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """Defaults for whoever loads the runstream."""
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    """The proof that the compiled model computes what the original does."""
 
     source_path: Path = field(metadata=NOT_A_SETTING)
     """The YAML file, absolute."""

@@ -15,6 +15,7 @@ class ScalarTree:
     place: Place
     value: bool | int | float | str | None
     text: str
+    quoted: bool = False  # quotes make every value a text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ class Expanded:
 
     value: bool | int | float | str | None
     text: str
+    quoted: bool  # the file has it in quotes; never so for a value that is one variable
     retyped: bool  # the whole value was one variable, so its type was read from the text
     from_environment: bool  # the text begins with what the environment supplied
 
@@ -31,7 +32,9 @@ def expand(scalar: ScalarTree, environment: Mapping[str, str]) -> Expanded:
         RefusalError: a variable is unset and has no default, or a reference is malformed.
     """
     if not isinstance(scalar.value, str) or "$" not in scalar.text:
-        return Expanded(value=scalar.value, text=scalar.text, retyped=False, from_environment=False)
+        return Expanded(
+            value=scalar.value, text=scalar.text, quoted=scalar.quoted, retyped=False, from_environment=False
+        )
     pieces: list[str] = []
     from_environment = False
     end = 0
@@ -45,7 +48,8 @@ def expand(scalar: ScalarTree, environment: Mapping[str, str]) -> Expanded:
     whole = _REFERENCE.fullmatch(scalar.text)
     retyped = whole is not None and whole["body"] is not None
     value = plain_value(text) if retyped else text
-    return Expanded(value=value, text=text, retyped=retyped, from_environment=from_environment)
+    quoted = scalar.quoted and not retyped
+    return Expanded(value=value, text=text, quoted=quoted, retyped=retyped, from_environment=from_environment)
 
 
 def _replacement(match: re.Match[str], place: Place, environment: Mapping[str, str]) -> tuple[str, bool]:

@@ -44,3 +44,16 @@ def inputs_to_external_data(
         ):
             tensor.external_data.add(key=key, value=str(value))
     return result
+
+
+def external_data_to_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The opposite of `inputs_to_external_data`: weights are graph inputs again, the last ones, in the same order."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    weights = [tensor for tensor in result.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    kept = [tensor for tensor in result.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
+    for tensor in weights:
+        result.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
+    return result

@@ -147,6 +147,10 @@ class PairResult:
     worst_tokens: tuple[WorstToken, ...] = ()
     location: Location | None = None
     """Where it goes wrong; None while within budget."""
+    num_greedy_tokens: int | None = None
+    """Tokens that `after` generated, the likeliest each time; None in other checks."""
+    first_divergence: int | None = None
+    """The first of them, from 0, that `before` would not have chosen; None when all are the same."""
     seconds: float = 0.0
 
     @property

@@ -8,6 +8,7 @@ whatever the tensor's size. No torch here: worker processes import this file.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_compiler.packing import PANEL_OUTPUTS, Packing
-from vamc_compiler.parameters import FromCheckpoint, ParameterDType
+from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
 from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
@@ -177,6 +178,24 @@ def _process(rows: Rows, columns: tuple[Piece, ...], task: TensorTask) -> npt.ND
     return stored if task.destination.packing is None else task.destination.packing.pack(stored)
 
 
+def _stored_blocks(task: TensorTask) -> Iterator[npt.NDArray[Any]]:
+    """The stored form of a parameter, block of rows by block of rows."""
+    source, shard = task.source, task.origin.shard
+    full_rows, full_columns = _as_matrix(source.shape)
+    row_pieces = _pieces(shard, 0, full_rows)
+    column_pieces = _pieces(shard, 1, full_columns)
+    num_rows = sum(piece.length for piece in row_pieces)
+    width = 1 if task.destination.packing is None else PANEL_OUTPUTS
+    block = max(1, BLOCK_BYTES // (4 * full_columns) // width) * width
+    reader = os.open(source.path, os.O_RDONLY)
+    try:
+        for begin in range(0, num_rows, block):
+            pieces = _cut(row_pieces, begin, min(begin + block, num_rows))
+            yield _process(_read_rows(reader, source, pieces), column_pieces, task)
+    finally:
+        os.close(reader)
+
+
 def write_tensor(task: TensorTask) -> int:
     """Carry out one task; returns its `num_elements`.
 
@@ -184,25 +203,26 @@ def write_tensor(task: TensorTask) -> int:
         UserError: the tensor holds values that the stored type cannot.
         OSError: reading or writing failed.
     """
-    source, destination, shard = task.source, task.destination, task.origin.shard
-    full_rows, full_columns = _as_matrix(source.shape)
-    row_pieces = _pieces(shard, 0, full_rows)
-    column_pieces = _pieces(shard, 1, full_columns)
-    num_rows = sum(piece.length for piece in row_pieces)
-    width = 1 if destination.packing is None else PANEL_OUTPUTS
-    block = max(1, BLOCK_BYTES // (4 * full_columns) // width) * width
-    position = destination.offset
-    reader = os.open(source.path, os.O_RDONLY)
-    writer = os.open(destination.path, os.O_WRONLY)
+    position = task.destination.offset
+    writer = os.open(task.destination.path, os.O_WRONLY)
     try:
-        for begin in range(0, num_rows, block):
-            pieces = _cut(row_pieces, begin, min(begin + block, num_rows))
-            stored = _process(_read_rows(reader, source, pieces), column_pieces, task)
+        for stored in _stored_blocks(task):
             position += _write_all(writer, stored, position)
     finally:
-        os.close(reader)
         os.close(writer)
     return task.num_elements
+
+
+def read_parameter(source: StoredTensor, origin: FromCheckpoint, spec: ParameterSpec) -> npt.NDArray[Any]:
+    """A rank's parameter as it is before packing, in `spec.shape`; bfloat16 as the bits of it, uint16.
+
+    Raises:
+        UserError: the tensor holds values that the stored type cannot.
+        OSError: reading failed.
+    """
+    destination = Destination(source.path, 0, spec.shape, spec.dtype, None)
+    blocks = list(_stored_blocks(TensorTask(spec.name, source, origin, destination)))
+    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)).reshape(spec.shape)
 
 
 def _write_all(descriptor: int, values: npt.NDArray[Any], offset: int) -> int:

@@ -19,13 +19,15 @@ from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import open_runstream
+from vamc_runtime.self_test import check_ranks
 
 
 def bench_command(options: argparse.Namespace) -> int:
     """Measure and print; returns the exit status.
 
     Raises:
-        UserError: the runstream cannot run here, lengths beyond its limits, or libraries without what is measured.
+        UserError: the runstream cannot run here or fails its self-test, lengths beyond its limits, or libraries
+            without what is measured.
     """
     if options.repeat < 1:
         raise UserError(f"--repeat {options.repeat}", expected="at least 1")
@@ -38,6 +40,7 @@ def bench_command(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         with LoadProgress() as progress:
             ranks = stack.enter_context(open_executor(runstream, rank_options, progress.on_load))
+            check_ranks(ranks, runstream, num_pages=rank_options.num_pages, enabled=not options.no_self_test)
         around = surroundings(manifest, ranks.on_every_rank(describe_rank))
         results = measure(ranks, manifest, cases, repeat=options.repeat, with_ops=options.ops, on_case=_announce)
     peak = reference_peak(manifest, around["runstream"]["library"])

@@ -51,6 +51,9 @@ def test_one_warning_with_place_and_reason(load, good, override):
         "backend.compile.prefill_precision=bf16",
         "backend.compile.prefill_precision=null",
         "runtime.huge_pages=off",
+        "verify.when=off",
+        "verify.tokens=64",
+        "verify.budget.mean_kl=1e-4",
     ],
 )
 def test_keys_with_an_effect_are_silent(load, good, override):

@@ -39,14 +39,15 @@ from vamc_runtime.errors import UserError
             "backend:",
             "Backend:",
             "build.yaml:8:1: Backend: unknown key\n"
-            "expected: one of name, frontend, backend, dataset, workspace, runtime\n"
+            "expected: one of name, frontend, backend, dataset, workspace, runtime, verify\n"
             "to fix: did you mean backend?",
             id="capital letter",
         ),
         pytest.param(
             "name: demo",
             "name: demo\nzzz: 1",
-            "build.yaml:2:1: zzz: unknown key\nexpected: one of name, frontend, backend, dataset, workspace, runtime",
+            "build.yaml:2:1: zzz: unknown key\n"
+            "expected: one of name, frontend, backend, dataset, workspace, runtime, verify",
             id="nothing near",
         ),
         pytest.param(
@@ -166,6 +167,13 @@ from vamc_runtime.errors import UserError
         ),
         pytest.param(
             "dtype: fp16",
+            "dtype: fp16\nverify: {when: false}",
+            "build.yaml:10:16: verify.when: found false (a boolean)\n"
+            "expected: one of compile, off\nto fix: did you mean off?",
+            id="boolean for off where there is no on",
+        ),
+        pytest.param(
+            "dtype: fp16",
             "dtype: 16",
             "build.yaml:9:10: backend.dtype: found 16 (an integer)\n"
             "expected: one of fp16, bf16, int8\nto fix: did you mean fp16?",
@@ -236,6 +244,13 @@ from vamc_runtime.errors import UserError
             "? [a, b]\n: demo",
             "build.yaml:1:3: a list or section used as a key\nexpected: a name",
             id="list as key",
+        ),
+        pytest.param(
+            "dtype: fp16",
+            "dtype: fp16\nverify:\n  budget:\n    mean_kl: '1e-5'",
+            'build.yaml:12:14: verify.budget.mean_kl: found "1e-5" (a text)\n'
+            "expected: a number, 0 or more\nto fix: remove the quotes: 1e-5",
+            id="quoted number",
         ),
     ],
 )
@@ -332,6 +347,29 @@ def test_int8_weights_are_no_fp16(error_of, good, quantization):
         "expected: int8, the type this quantization gives the weights\n"
         "to fix: set backend.dtype: int8, or remove frontend.quantize to keep fp16 weights"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found", "expected"),
+    [
+        ("mean_kl", "true", "true (a boolean)", "a number, 0 or more"),
+        ("mean_kl", "small", '"small" (a text)', "a number, 0 or more"),
+        ("mean_kl", "nan", '"nan" (a text)', "a number, 0 or more"),
+        ("mean_kl", "1e", '"1e" (a text)', "a number, 0 or more"),
+        ("mean_kl", ".nan", ".nan, which is not finite", "a number, 0 or more"),
+        ("mean_kl", "-.inf", "-.inf, which is not finite", "a number, 0 or more"),
+        ("mean_kl", "1e999", "1e999, which is not finite", "a number, 0 or more"),
+        ("mean_kl", "9" * 400, "9" * 400 + ", which is not finite", "a number, 0 or more"),
+        ("mean_kl", "[1]", "a list", "a number, 0 or more"),
+        ("mean_kl", "-1e-9", "-1e-09", "a number, 0 or more"),
+        ("same_top", "1.0000001", "1.0000001", "a number from 0 to 1"),
+        ("same_top", "-1", "-1.0", "a number from 0 to 1"),
+        ("perplexity_ratio", "0.999", "0.999", "a number, 1 or more"),
+    ],
+)
+def test_numbers(error_of, good, key, value, found, expected):
+    message = error_of(f"{good}verify:\n  budget:\n    {key}: {value}\n")
+    assert message == f"build.yaml:12:{7 + len(key)}: verify.budget.{key}: found {found}\nexpected: {expected}"
 
 
 def test_all_problems_come_in_one_error_in_the_order_of_the_file(error_of):

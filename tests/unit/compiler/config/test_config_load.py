@@ -11,12 +11,14 @@ import yaml
 
 from vamc_compiler.config import (
     BackendConfig,
+    BudgetConfig,
     BuildConfig,
     CompileOptions,
     FrontendConfig,
     ModelKwargs,
     ShapeConfig,
     TargetConfig,
+    VerifyConfig,
     WorkspaceConfig,
     load_config,
 )
@@ -179,12 +181,45 @@ def test_on_from_a_variable(load, good, monkeypatch):
     assert load(good, "runtime.huge_pages=${PAGES}").runtime.huge_pages == "on"
 
 
+@pytest.mark.parametrize(("written", "when"), [("off", "off"), ("'off'", "off"), ("compile", "compile")])
+def test_verify_when(load, good, written, when):
+    assert load(f"{good}verify:\n  when: {written}\n").verify.when == when
+    assert load(good, f"verify.when={written}").verify.when == when
+
+
+def test_verify_text_is_an_input_path_or_none(load, good, tmp_path):
+    assert load(good).verify == VerifyConfig()
+    assert load(good + "verify: {text: sample.txt}\n").verify.text == tmp_path / "in/sample.txt"
+    assert load(good + "verify: {text: sample.txt}\n", "verify.text=null").verify.text is None
+
+
+@pytest.mark.parametrize("written", ["1e-5", "1E-5", "1.0e-05", "0.00001", ".00001", "+1e-5", "${KL}", '"${KL}"'])
+def test_number_forms(load, good, monkeypatch, written):
+    """YAML 1.1 reads half of them as texts."""
+    monkeypatch.setenv("KL", "1e-5")
+    config = load(f"{good}verify:\n  budget:\n    mean_kl: {written}\n")
+    assert config.verify.budget == BudgetConfig(mean_kl=1e-5)
+    assert load(good, f"verify.budget.mean_kl={written}").verify == config.verify
+
+
+def test_whole_number_is_a_float_too(load, good):
+    budget = load(good, "verify.budget={same_top: 1, perplexity_ratio: 2, mean_kl: 0, block_error: ~}").verify.budget
+    assert (budget.same_top, budget.perplexity_ratio, budget.mean_kl, budget.block_error) == (1.0, 2.0, 0.0, None)
+    assert type(budget.same_top) is float
+
+
+def test_exponent_without_point_stays_a_text_where_a_text_is_wanted(load, good):
+    assert load(good.replace("demo", "1e5")).name == "1e5"
+
+
 def test_embedding_form_has_no_context_length(load):
     shape = load(changed("frontend.shape.input_ids", [[512], []])).frontend.shape
     assert (shape.max_prefill_tokens, shape.max_context_tokens) == (512, None)
 
 
-@pytest.mark.parametrize("section", ["frontend.model_kwargs", "backend.target", "workspace", "dataset", "runtime"])
+@pytest.mark.parametrize(
+    "section", ["frontend.model_kwargs", "backend.target", "workspace", "dataset", "runtime", "verify"]
+)
 def test_section_with_all_keys_commented_out_is_absent(load, section):
     data = changed(section, None)
     absent = changed(section, None)

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vamc_compiler.config import BuildConfig, effective_settings, load_config
-from vamc_compiler.config.constraints import AtLeast
+from vamc_compiler.config.constraints import AtLeast, Between
 from vamc_compiler.config.fields import (
     SHAPE_KEY,
     Setting,
@@ -55,6 +55,9 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
         result = st.booleans()
     elif kind is int:
         result = st.integers(min(c.minimum for c in constraints if isinstance(c, AtLeast)), 10**6)
+    elif kind is float:
+        (bounds,) = (c for c in constraints if isinstance(c, Between))
+        result = st.floats(bounds.minimum, bounds.maximum, allow_infinity=False)
     else:
         result = WORDS if kind is str else WORDS.map(lambda word: "/absolute/" + word)
     return st.none() | result if setting.optional else result
@@ -147,6 +150,18 @@ FULL = {
     "dataset": {"type": "huggingface", "name": "c4", "path": "d", "nsamples": 1, "seqlen": 1},
     "workspace": {"path": "w", "workers": 1, "env_recheck": True, "pyenv": {}},
     "runtime": {"huge_pages": "on"},
+    "verify": {
+        "when": "off",
+        "tokens": 64,
+        "text": "t.txt",
+        "budget": {
+            "mean_kl": 1e-5,
+            "same_top": 0.5,
+            "perplexity_ratio": 1.5,
+            "rounding_error": 0.5,
+            "block_error": 0.5,
+        },
+    },
 }
 
 

@@ -16,7 +16,14 @@ def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
     assert settings["backend"]["target"] == {"kind": "llvm", "mcpu": []}
     assert settings["workspace"]["workers"] == 1
     assert settings["runtime"] == {"huge_pages": "auto"}
-    assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace", "runtime"]
+    budget = ("mean_kl", "same_top", "perplexity_ratio", "rounding_error", "block_error")
+    assert settings["verify"] == {
+        "when": "compile",
+        "tokens": 256,
+        "text": None,
+        "budget": dict.fromkeys(budget),
+    }
+    assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace", "runtime", "verify"]
 
 
 def test_settings_load_again(load, good):
@@ -26,9 +33,11 @@ def test_settings_load_again(load, good):
         "frontend.quantize={type: w8a16_gptq}",
         "backend.dtype=int8",
         "runtime.huge_pages=off",
+        "verify={when: off, tokens: 64, text: sample.txt, budget: {mean_kl: 1e-7, same_top: 1}}",
     ]
     settings = effective_settings(load(good, *extras))
     assert effective_settings(load(settings)) == settings
+    assert effective_settings(load(json.dumps(settings))) == settings
 
 
 def test_every_setting_has_a_source(load, good):

@@ -1,0 +1,70 @@
+"""How much stages may differ: defaults for each precision, and what a figure is measured against.
+
+The defaults are justified in docs/numerics.md from measurements on the demo checkpoints and on random models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from vamc_compiler.config.schema import BudgetConfig
+from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.verify.result import BlockError, BudgetLine, LogitMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The largest differences that count as right; see `config.schema.BudgetConfig`."""
+
+    mean_kl: float
+    same_top: float
+    perplexity_ratio: float
+    rounding_error: float
+    block_error: float
+    exact_error: float = 1e-3
+    """Largest error of one block between two stages that compute in float32 with the same weights."""
+
+    def overridden(self, given: BudgetConfig) -> Budget:
+        """With the bounds that a build config gives."""
+        changes = {item.name: value for item in fields(given) if (value := getattr(given, item.name)) is not None}
+        return replace(self, **changes)
+
+
+_FLOAT16 = Budget(mean_kl=1e-5, same_top=0.99, perplexity_ratio=1.001, rounding_error=5e-3, block_error=1e-3)
+_BFLOAT16 = Budget(mean_kl=1e-3, same_top=0.98, perplexity_ratio=1.01, rounding_error=3e-2, block_error=3e-2)
+_INT8 = Budget(mean_kl=2e-2, same_top=0.95, perplexity_ratio=1.02, rounding_error=0.1, block_error=2e-3)
+_W8A8 = Budget(mean_kl=5e-2, same_top=0.9, perplexity_ratio=1.05, rounding_error=0.2, block_error=5e-2)
+
+
+def default_budget(precision: ModelPrecision, *, bfloat16_prefill: bool) -> Budget:
+    """The bounds for a precision."""
+    if precision.quantization == "w8a8_dynamic":
+        return _W8A8
+    if precision.quantization is not None:
+        return _INT8
+    return _BFLOAT16 if precision.half == "bfloat16" or bfloat16_prefill else _FLOAT16
+
+
+def logit_lines(metrics: LogitMetrics, budget: Budget) -> list[BudgetLine]:
+    """What the logits of two stages must keep."""
+    return [
+        BudgetLine(name="mean KL", value=metrics.kl_mean, limit=budget.mean_kl),
+        BudgetLine(
+            name="same top token where decided", value=metrics.same_decided, limit=budget.same_top, at_least=True
+        ),
+        BudgetLine(name="perplexity ratio", value=metrics.perplexity_ratio, limit=budget.perplexity_ratio),
+    ]
+
+
+def block_lines(blocks: Sequence[BlockError], limit: float) -> list[BudgetLine]:
+    """What every block must keep by itself."""
+    isolated = [block.isolated for block in blocks if block.isolated is not None]
+    return [BudgetLine(name="largest block error", value=max(isolated), limit=limit)] if isolated else []
+
+
+def greedy_lines(metrics: LogitMetrics, budget: Budget) -> list[BudgetLine]:
+    """What the tokens that a stage chose must keep: where the other is decided, the same choice."""
+    return [
+        BudgetLine(name="same token where decided", value=metrics.same_decided, limit=budget.same_top, at_least=True)
+    ]

@@ -1,0 +1,136 @@
+"""The certificate of a build: a short verification of what was just compiled, written into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from vamc_compiler.package import toolchain_versions
+from vamc_compiler.stages import Stages
+from vamc_compiler.verify.result import VerificationReport
+from vamc_compiler.verify.subject import Subject
+from vamc_runtime import manifest
+from vamc_runtime.certificate import FILE_NAME, SCHEMA_VERSION, Certificate, Figure, Status, golden_of
+from vamc_runtime.errors import UserError
+from vamc_runtime.machine import cpu_model
+from vamc_runtime.manifest import FileRecord, Manifest, hash_file
+
+GOLDEN_TOKENS = 32
+"""Positions that a self-test on another CPU compares."""
+GOLDEN_TOLERANCE = {"fp16": 0.01, "bf16": 0.1, "int8_per_channel": 0.05, "w8a8_dynamic": 0.3}
+"""Largest mean difference of log-probabilities between two CPUs, by precision, in nats (docs/numerics.md)."""
+
+
+class VerificationFailedError(Exception):
+    """What was compiled is not what it should be; nothing was published."""
+
+    def __init__(self, report: VerificationReport) -> None:
+        super().__init__(f"verification of {report.name} failed")
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The certificate, and the report behind it."""
+
+    certificate: Certificate
+    report: VerificationReport | None
+    """None where nothing was verified."""
+
+
+def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) -> Certified:
+    """Verify a build as its config says.
+
+    Raises:
+        VerificationFailedError: it is outside its budget.
+        UserError: the text for the verification, or the checkpoint's code, cannot be used.
+    """
+    if subject.config.verify.when == "off":
+        return Certified(_without(subject, "off", "verify.when is off"), None)
+    from vamc_compiler.verify.verification import SHORT, Request, verify
+
+    obstacle = _obstacle(subject)
+    if obstacle:
+        stages.reporter.warn(f"the runstream is not verified: {obstacle}")
+        return Certified(_without(subject, "skipped", obstacle), None)
+    request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code)
+    outcome = verify(request, stages)
+    report = outcome.report
+    if not report.passed:
+        raise VerificationFailedError(report)
+    assert outcome.golden_logits is not None and outcome.tokens is not None, "a compiled stage ran"
+    ids = outcome.tokens.sequences[0][:GOLDEN_TOKENS]
+    golden = golden_of(
+        ids, outcome.golden_logits[: len(ids)], GOLDEN_TOLERANCE[report.precision], f"compiled for {report.library}"
+    )
+    figures = tuple(
+        Figure(
+            pair=f"{pair.before} -> {pair.after} ({pair.check})",
+            name=line.name,
+            value=line.value,
+            limit=line.limit,
+            at_least=line.at_least,
+        )
+        for pair in report.pairs
+        for line in pair.budgets
+    )
+    certificate = dataclasses.replace(
+        _without(subject, "passed", ""),
+        reference=report.reference,
+        tokens=report.tokens.description,
+        num_tokens=report.tokens.num_tokens,
+        token_digest=report.tokens.digest,
+        figures=figures,
+        library=report.library,
+        golden=golden,
+    )
+    return Certified(certificate, report)
+
+
+def _obstacle(subject: Subject) -> str:
+    """Why this machine cannot run what it compiled; empty when it can."""
+    from vamc_runtime.ranks.remote import find_mpiexec
+    from vamc_runtime.runstream import choose_library, open_runstream
+
+    try:
+        choose_library(open_runstream(subject.runstream))
+    except UserError:
+        return f"this CPU ({cpu_model()}) cannot run what was compiled for another one"
+    if subject.num_ranks > 1:
+        try:
+            find_mpiexec()
+        except UserError as error:
+            return f"{error.found} ({error.fix})"
+    return ""
+
+
+def _without(subject: Subject, status: Status, reason: str) -> Certificate:
+    """A certificate that says what was compiled, and nothing about how right it is."""
+    return Certificate(
+        schema_version=SCHEMA_VERSION,
+        status=status,
+        reason=reason,
+        reference="",
+        tokens="",
+        num_tokens=0,
+        token_digest="",
+        figures=(),
+        checkpoint_digest=subject.manifest.checkpoint.digest,
+        toolchain=toolchain_versions(),
+        cpu=cpu_model(),
+        library="",
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        golden=None,
+    )
+
+
+def add_certificate(certificate: Certificate, folder: Path, written: Manifest) -> Manifest:
+    """Write numerics.json into a runstream; returns the manifest that lists it."""
+    path = folder / FILE_NAME
+    path.write_text(certificate.to_json(), encoding="utf-8")
+    record = FileRecord(num_bytes=path.stat().st_size, sha256=hash_file(path))
+    complete = dataclasses.replace(written, files=dict(sorted({**written.files, FILE_NAME: record}.items())))
+    (folder / manifest.FILE_NAME).write_text(complete.to_json(), encoding="utf-8")
+    return complete

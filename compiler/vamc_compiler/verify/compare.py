@@ -1,0 +1,172 @@
+"""One stage against another: figures, bounds, and where it goes wrong when they are exceeded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vamc_compiler.verify.blocks import TapError, blame, block_errors, first_wrong, locate, merge_errors, tap_errors
+from vamc_compiler.verify.budgets import Budget, block_lines, logit_lines
+from vamc_compiler.verify.metrics import compare_logits
+from vamc_compiler.verify.result import BlockError, Location, PairResult, WorstToken
+from vamc_compiler.verify.run import Array, Run, Stage
+from vamc_compiler.verify.steps import plan_steps
+from vamc_compiler.verify.taps import TapPlan
+
+Chunks = Callable[[int], Sequence[int]]
+"""From the tokens of a sequence to those of each step."""
+NUM_WORST_TOKENS = 12
+_CONTEXT_TOKENS = 24
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all comparisons of a verification share."""
+
+    plan: TapPlan
+    sequences: Sequence[Sequence[int]]
+    page_tokens: int
+    decode: Decode
+    """Token ids to text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A stage with the way it gets the tokens."""
+
+    stage: Stage
+    chunks: Chunks
+    label: str = ""
+    """What distinguishes it from the same stage given all at once: `chunked prefill`."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        return f"{self.stage.name}, {self.label}" if self.label else self.stage.name
+
+
+class Runner:
+    """Runs forms on every sequence and remembers what they gave."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._kept: dict[str, list[Run]] = {}
+
+    def streams(self, form: Form) -> list[Run]:
+        """Logits and streams of every sequence."""
+        if form.name not in self._kept:
+            taps = self.setting.plan.streams
+            self._kept[form.name] = [self.run(form, index, taps) for index in range(len(self.setting.sequences))]
+        return self._kept[form.name]
+
+    def run(self, form: Form, index: int, taps: Sequence[str], forced_by: Run | None = None) -> Run:
+        """One sequence; fed the streams of another run where one is given."""
+        sequence = self.setting.sequences[index]
+        steps = plan_steps(sequence, form.chunks(len(sequence)), self.setting.page_tokens)
+        forced = None
+        if forced_by is not None:
+            forced = {
+                name: value.whole() for name, value in forced_by.taps.items() if name in self.setting.plan.streams
+            }
+        return form.stage.run(steps, taps, forced)
+
+    def forget(self, form: Form) -> None:
+        """Free the memory of a form's runs."""
+        self._kept.pop(form.name, None)
+
+
+def compare_forms(
+    runner: Runner, before: Form, after: Form, budget: Budget, *, check: str, block_limit: float
+) -> PairResult:
+    """Compare two forms on every sequence.
+
+    Args:
+        runner: runs them.
+        before: what counts as right.
+        after: what is checked.
+        budget: bounds on the logits.
+        check: for reports: `prefill`, `chunked prefill`, `cached decode`.
+        block_limit: bound on every block's own error.
+    """
+    start = time.perf_counter()
+    setting = runner.setting
+    expected, found = runner.streams(before), runner.streams(after)
+    forced = [runner.run(after, i, setting.plan.streams, run) for i, run in enumerate(expected)]
+    errors = merge_errors([block_errors(setting.plan, *runs) for runs in zip(expected, found, forced, strict=True)])
+    logits = [run.logits for run in expected], [run.logits for run in found]
+    with np.errstate(all="ignore"):
+        metrics, kl = compare_logits(*logits, setting.sequences)
+    budgets = (*logit_lines(metrics, budget), *block_lines(errors, block_limit))
+    result = PairResult(
+        before=before.name,
+        after=after.name,
+        check=check,
+        budgets=budgets,
+        metrics=metrics,
+        blocks=errors,
+        kl=tuple(map(float, kl)),
+        worst_tokens=_worst_tokens(setting, np.concatenate(logits[0]), np.concatenate(logits[1]), kl),
+    )
+    location = None if result.passed else find_fault(runner, before, after, errors, block_limit)
+    return replace(result, location=location, seconds=time.perf_counter() - start)
+
+
+def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[BlockError], limit: float) -> Location:
+    """The first block that is wrong by itself, and the first operation in it."""
+    wrong = first_wrong(errors, limit)
+    if wrong is None:
+        most = max(errors, key=lambda error: error.accumulated, default=None)
+        detail = "" if most is None else f"no block is wrong by itself; the error grows to {most.accumulated:.2g}"
+        return Location(stage=after.name, detail=detail)
+    errors_inside, _, _ = inside(runner, before, after, wrong)
+    return locate(after.name, wrong.block, blame(errors_inside, limit), limit)
+
+
+def inside(runner: Runner, before: Form, after: Form, wrong: BlockError) -> tuple[list[TapError], Run, Run]:
+    """The values within a block, the checked stage fed the other's stream: errors and both runs."""
+    plan = runner.setting.plan
+    taps = (*plan.streams, *plan.inside(wrong.index))
+    index = _worst_sequence(runner, before, after, wrong)
+    expected = runner.run(before, index, taps)
+    found = runner.run(after, index, taps, expected)
+    return tap_errors(plan, wrong.index, expected, found), expected, found
+
+
+def _worst_sequence(runner: Runner, before: Form, after: Form, wrong: BlockError) -> int:
+    """The sequence in which a block is wrong."""
+    plan = runner.setting.plan
+    worst, chosen = -1.0, 0
+    for index, expected in enumerate(runner.streams(before)):
+        if len(runner.setting.sequences) == 1:
+            return 0
+        found = runner.run(after, index, plan.streams, expected)
+        errors = block_errors(plan, expected, found, found)
+        own = next((e.isolated or 0.0 for e in errors if e.index == wrong.index), 0.0)
+        if own > worst:
+            worst, chosen = own, index
+    return chosen
+
+
+def _worst_tokens(setting: Setting, expected: Array, found: Array, kl: Array) -> tuple[WorstToken, ...]:
+    """The positions with the largest KL, as text."""
+    owners = [(sequence, position) for sequence in setting.sequences for position in range(len(sequence))]
+    order = np.argsort(-np.nan_to_num(kl, nan=np.inf), kind="stable")[:NUM_WORST_TOKENS]
+    worst = []
+    for row in order:
+        sequence, position = owners[row]
+        following = sequence[position + 1 : position + 2]
+        worst.append(
+            WorstToken(
+                position=position,
+                context=setting.decode(sequence[max(0, position + 1 - _CONTEXT_TOKENS) : position + 1]),
+                expected=setting.decode([int(expected[row].argmax())]),
+                found=setting.decode([int(found[row].argmax())]),
+                actual=setting.decode(following),
+                kl=float(kl[row]),
+            )
+        )
+    return tuple(worst)

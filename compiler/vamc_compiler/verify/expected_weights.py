@@ -1,0 +1,237 @@
+"""What a rank's parameter must hold, computed from the checkpoint a second time.
+
+Nothing here comes from weights/shards.py, which computes the same for the files: a mistake there is to be found. The
+rules are those of parameters.py: NormHead's rows have unit length; int8 weights have one scale per full row, max|row| /
+127, 1 for a row of zeros; both before the rank's columns are taken. Rows that a shard leaves empty are zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.sharding import Piece
+from vamc_compiler.verify.stored_weights import BITS, as_floats, matrix_shape
+from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
+from vamc_compiler.weights.checkpoint import StoredTensor
+from vamc_runtime.errors import UserError
+
+WEIGHT_ULPS, SCALE_ULPS = 1, 2
+"""Units in the last place by which a normalised row may differ, and a scale of one: a norm depends on the order in
+which squares are added."""
+TIE_WIDTH = 1e-4
+"""How near to a tie an int8 weight of a normalised row may be rounded to either side; a quotient of up to 127 is
+exact to 1e-5."""
+
+
+BLOCK_BYTES = 32 << 20
+"""Size of a block of full rows in float32; some copies of one are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class ExpectedBlock:
+    """Some rows of a parameter, and how exactly they must be met."""
+
+    bits: Array
+    """[rows, columns], as in `stored_weights`."""
+    ulps: int = 0
+    """Units in the last place that are allowed."""
+    quotients: npt.NDArray[np.float32] | None = None
+    """What was rounded to int8, where `TIE_WIDTH` is allowed."""
+
+    def differs_from(self, found: Array) -> npt.NDArray[np.bool_]:
+        """Which of the stored numbers [rows, columns] are wrong."""
+        differs: npt.NDArray[np.bool_] = self.bits != found
+        if self.ulps and differs.any():
+            differs &= np.abs(_ordinals(self.bits) - _ordinals(found)) > self.ulps
+        if self.quotients is not None and differs.any():
+            differs &= np.abs(found - self.quotients) > 0.5 + TIE_WIDTH
+        return differs
+
+
+class ExpectedRows(Protocol):
+    """A parameter that is known row by row."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The rank's rows and columns."""
+
+    @property
+    def columns_read(self) -> int:
+        """Columns that are read to know a row."""
+
+    def block(self, begin: int, end: int) -> ExpectedBlock:
+        """Rows begin..end."""
+
+
+@dataclass(frozen=True)
+class GivenRows:
+    """A parameter that the modeling file computed."""
+
+    origin: FromValue
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `ExpectedRows`."""
+        return matrix_shape(self.origin.value.shape)
+
+    @property
+    def columns_read(self) -> int:
+        """See `ExpectedRows`."""
+        return self.shape[1]
+
+    def block(self, begin: int, end: int) -> ExpectedBlock:
+        """See `ExpectedRows`."""
+        values = np.ascontiguousarray(self.origin.value, np.float32).reshape(self.shape)
+        return ExpectedBlock(_round(values[begin:end], self.dtype))
+
+
+@dataclass(frozen=True)
+class CheckpointRows:
+    """A rank's part of a tensor of the checkpoint, processed."""
+
+    source: StoredTensor
+    origin: FromCheckpoint
+    dtype: str
+    split_first: bool = False
+    """Take the rank's columns before the steps: what it would be if that common mistake were made."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """See `ExpectedRows`."""
+        return len(self._row_places), 1 if self._is_scale else len(self._column_places)
+
+    @property
+    def columns_read(self) -> int:
+        """See `ExpectedRows`."""
+        return matrix_shape(self.source.shape)[1]
+
+    def block(self, begin: int, end: int) -> ExpectedBlock:
+        """See `ExpectedRows`."""
+        bits = self._read(self._row_places[begin:end])
+        if not self.origin.steps and self.source.dtype == self.dtype:
+            return ExpectedBlock(self._take(bits))
+        with np.errstate(all="ignore"):  # a value that the type cannot hold differs from any that is stored
+            return self._process(as_floats(bits, self.source.dtype))
+
+    def _process(self, rows: npt.NDArray[np.float32]) -> ExpectedBlock:
+        """Full rows to what is stored."""
+        steps = self.origin.steps
+        if self.split_first:
+            rows = self._take(rows)
+        normalised = "normalize_rows" in steps
+        if normalised:
+            wide = rows.astype(np.float64)
+            lengths = np.sqrt(np.sum(wide * wide, axis=1, keepdims=True))
+            rows = (wide / np.maximum(lengths, 1e-12)).astype(np.float32)
+        scales = _scales(rows) if {"quantize_rows", "row_scales"} & set(steps) else None
+        if self._is_scale:
+            assert scales is not None, "row_scales are what is stored"
+            return ExpectedBlock(_round(scales, self.dtype), SCALE_ULPS if normalised else 0)
+        rows = rows if self.split_first else self._take(rows)
+        if scales is None:
+            return ExpectedBlock(_round(rows, self.dtype), WEIGHT_ULPS if normalised else 0)
+        quotients = rows / scales
+        whole = np.minimum(np.maximum(np.rint(quotients), -127), 127).astype(np.int8)
+        return ExpectedBlock(whole, quotients=quotients if normalised else None)
+
+    @property
+    def _is_scale(self) -> bool:
+        return self.origin.steps[-1:] == ("row_scales",)
+
+    @cached_property
+    def _row_places(self) -> npt.NDArray[np.int64]:
+        return self._places(0, matrix_shape(self.source.shape)[0])
+
+    @cached_property
+    def _column_places(self) -> npt.NDArray[np.int64]:
+        return self._places(1, matrix_shape(self.source.shape)[1])
+
+    def _places(self, dim: int, size: int) -> npt.NDArray[np.int64]:
+        """For each of the rank's indices along `dim` the index in the full tensor, -1 where it is padding."""
+        shard = self.origin.shard
+        pieces: Sequence[Piece] = (Piece(0, size),) if shard is None or shard.dim != dim else shard.pieces
+        runs = [
+            np.full(piece.length, -1) if piece.start is None else piece.start + np.arange(piece.length)
+            for piece in pieces
+        ]
+        return np.concatenate([np.empty(0, np.int64), *runs]).astype(np.int64)
+
+    def _take(self, rows: Array) -> Array:
+        """The rank's columns of full rows."""
+        places = self._column_places
+        first = int(places[0]) if len(places) else 0
+        if first >= 0 and np.array_equal(places, first + np.arange(len(places))):
+            return rows[:, first : first + len(places)]
+        part: Array = rows[:, np.maximum(places, 0)]
+        part[:, places < 0] = 0
+        return part
+
+    def _read(self, places: npt.NDArray[np.int64]) -> Array:
+        """Full rows of the tensor as bits, zeros for padding; neighbours are read together."""
+        columns = self.columns_read
+        dtype = BITS[self.source.dtype]
+        rows = np.zeros((len(places), columns), dtype)
+        (true,) = np.nonzero(places >= 0)
+        if not len(true):
+            return rows
+        breaks = (np.diff(true) != 1) | (np.diff(places[true]) != 1)
+        try:
+            with self.source.path.open("rb") as file:
+                for run in np.split(true, np.nonzero(breaks)[0] + 1):
+                    file.seek(self.source.offset + int(places[run[0]]) * columns * dtype.itemsize)
+                    raw = np.frombuffer(file.read(len(run) * columns * dtype.itemsize), dtype)
+                    rows[run[0] : run[-1] + 1] = raw.reshape(len(run), columns)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.origin.tensor} in {self.source.path} cannot be read: {error}",
+                expected="the checkpoint that the runstream was compiled from, unchanged",
+                fix="check that the file is whole and can be read",
+            ) from error
+        return rows
+
+
+def row_blocks(rows: ExpectedRows) -> Iterator[tuple[int, int]]:
+    """First row and end of each block, by whole panels of 16."""
+    num_rows = rows.shape[0]
+    size = max(PANEL_OUTPUTS, BLOCK_BYTES // (4 * max(1, rows.columns_read)) // PANEL_OUTPUTS * PANEL_OUTPUTS)
+    for begin in range(0, num_rows, size):
+        yield begin, min(begin + size, num_rows)
+
+
+def expected_rows(spec: ParameterSpec, tensors: Mapping[str, StoredTensor]) -> ExpectedRows:
+    """What a parameter must hold; `tensors` are the checkpoint's."""
+    if isinstance(spec.origin, FromValue):
+        return GivenRows(spec.origin, spec.dtype)
+    return CheckpointRows(tensors[spec.origin.tensor], spec.origin, spec.dtype)
+
+
+def _scales(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scale of each row, float32 [rows, 1]; dividing in float64 first rounds to the same float32."""
+    largest = np.maximum(rows.max(axis=1, keepdims=True), -rows.min(axis=1, keepdims=True))
+    scales = (largest.astype(np.float64) / 127).astype(np.float32)
+    return np.asarray(np.where(scales == 0, 1, scales), np.float32)
+
+
+def _round(rows: npt.NDArray[np.float32], dtype: str) -> Array:
+    """The bits of the nearest numbers of a float type, ties to even."""
+    if dtype != "bfloat16":
+        return np.asarray(rows.astype(dtype).view(BITS[dtype]))
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    kept, dropped = bits // 0x10000, bits % 0x10000
+    up = (dropped > 0x8000) | ((dropped == 0x8000) & (kept % 2 == 1))
+    return np.asarray(kept + up, np.uint16)
+
+
+def _ordinals(bits: Array) -> npt.NDArray[np.int64]:
+    """Whole numbers in the order of the floats, neighbours one apart."""
+    sign = 1 << (8 * bits.dtype.itemsize - 1)
+    wide = bits.astype(np.int64)
+    return np.where(wide >= sign, sign - wide, wide)
