@@ -57,7 +57,7 @@ class Figure:
         return part / whole if whole > 0 else math.inf
 
     def __str__(self) -> str:
-        return f"{self.name} {self.value:.3g} (at {'least' if self.at_least else 'most'} {self.limit:.3g})"
+        return f"{self.name} {self.value:.4g} (at {'least' if self.at_least else 'most'} {self.limit:.4g})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 
-from vamc_runtime.certificate import Certificate, read_certificate
+from vamc_runtime.certificate import Certificate, Figure, read_certificate
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
@@ -83,12 +83,13 @@ def describe_numerics(certificate: Certificate | None) -> list[str]:
     against = f", against {certificate.reference}" if certificate.reference else ""
     lines = [f"verified {certificate.date[:10]} on {certificate.cpu}{library}: passed{against}"]
     lines.append(f"{certificate.num_tokens:,} tokens, {certificate.tokens}")
-    by_name = {figure.name: figure for figure in sorted(certificate.figures, key=lambda figure: figure.used)}
-    if by_name:
-        nearest = list(reversed(by_name.values()))
-        lines.append(", ".join(map(str, nearest[:_SHOWN_FIGURES])))
-        pairs = {figure.pair for figure in certificate.figures}
-        lines.append(f"nearest their limits of {len(certificate.figures)} figures over {len(pairs)} pairs of stages")
+    nearest: dict[str, Figure] = {}
+    for figure in certificate.figures:
+        nearest[figure.name] = max(nearest.get(figure.name, figure), figure, key=lambda each: each.used)
+    if nearest:
+        lines.append(", ".join(map(str, list(nearest.values())[:_SHOWN_FIGURES])))
+        num_pairs = len({figure.pair for figure in certificate.figures})
+        lines.append(f"each the nearest to its limit; {len(certificate.figures)} figures over {num_pairs} comparisons")
     return lines
 
 

@@ -30,8 +30,9 @@ TIE_WIDTH = 1e-4
 exact to 1e-5."""
 
 
-BLOCK_BYTES = 32 << 20
-"""Size of a block of full rows in float32; some copies of one are in memory at a time."""
+BLOCK_BYTES = 4 << 20
+"""Size of a block of full rows in float32; some copies of one are in memory at a time. Larger ones are no faster:
+their memory comes from the kernel anew each time."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ class CheckpointRows:
         if scales is None:
             return ExpectedBlock(_round(rows, self.dtype), WEIGHT_ULPS if normalised else 0)
         quotients = rows / scales
-        whole = np.minimum(np.maximum(np.rint(quotients), -127), 127).astype(np.int8)
-        return ExpectedBlock(whole, quotients=quotients if normalised else None)
+        whole = np.rint(quotients)
+        np.minimum(np.maximum(whole, -127, out=whole), 127, out=whole)
+        return ExpectedBlock(whole.astype(np.int8), quotients=quotients if normalised else None)
 
     @property
     def _is_scale(self) -> bool:

@@ -44,9 +44,12 @@ def block_differences(
         found = as_floats(stored.surplus, dtype)
         yield _difference("padding", stored.surplus != 0, np.zeros_like(found), found, begin)
     if stored.sums is not None:
-        wanted_sums = _row_sums(np.where(differs, expected.bits, stored.bits), len(stored.sums))
-        # A wrong weight is reported as such: sums that fit it are no second problem, and neither are the right ones.
-        wrong = (stored.sums != wanted_sums) & (stored.sums != _row_sums(stored.bits, len(stored.sums)))
+        found_sums = _row_sums(stored.bits, len(stored.sums))
+        wrong = stored.sums != found_sums
+        if wrong.any():
+            # A wrong weight is reported as such: neither sums that fit it nor the right ones are a second problem.
+            wanted_sums = _row_sums(np.where(differs, expected.bits, stored.bits), len(stored.sums))
+            wrong &= stored.sums != wanted_sums
         if wrong.any():
             yield _difference("sums", wrong[:, None], wanted_sums[:, None], stored.sums[:, None], begin)
 

@@ -50,14 +50,19 @@ class TestNumerics:
             f"verified 2026-11-21 on {CPU} (library any): passed, against transformers LlamaForCausalLM"
         )
         assert lines[1] == "256 tokens, the built-in sample"
-        # Of the two stage pairs the one nearer its limit.
-        assert lines[2] == "same top token 1 (at least 0.98), mean KL 4.8e-07 (at most 1e-05)"
-        assert lines[3] == "nearest their limits of 3 figures over 2 pairs of stages"
+        assert lines[2] == "mean KL 4.8e-07 (at most 1e-05), same top token 1 (at least 0.98)"
+        assert lines[3] == "each the nearest to its limit; 3 figures over 2 comparisons"
+
+    def test_of_each_kind_the_nearest_to_its_limit(self) -> None:
+        figures = make_certificate().figures
+        assert describe_numerics(make_certificate(figures=figures[::-1]))[2] == (
+            "same top token 1 (at least 0.98), mean KL 4.8e-07 (at most 1e-05)"
+        )
 
     def test_many_kinds_of_figures(self) -> None:
         figures = [Figure(pair="a -> b", name=f"n{i}", value=i, limit=10, at_least=False) for i in range(9)]
         lines = describe_numerics(make_certificate(figures=tuple(figures)))
-        assert lines[2] == "n8 8 (at most 10), n7 7 (at most 10), n6 6 (at most 10), n5 5 (at most 10)"
+        assert lines[2] == "n0 0 (at most 10), n1 1 (at most 10), n2 2 (at most 10), n3 3 (at most 10)"
 
     def test_without_a_reference_or_library(self) -> None:
         lines = describe_numerics(make_certificate(reference="", library="", figures=()))

@@ -13,7 +13,7 @@ from vamc_compiler.verify.report.scales import Histogram, LogScale, histogram, r
 from vamc_compiler.verify.result import BlockError, LogitMetrics
 
 WIDTH, HEIGHT = 520.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 18.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 20.0, 18.0, 46.0
 END_BAR, END_GAP = 24.0, 20.0
 """Bars at the ends of the histogram, and what parts them from the bins."""
 NUM_COLOURS = 8
@@ -108,7 +108,7 @@ def _block_axis(blocks: Sequence[BlockError]) -> str:
         x = _block_x(i, len(blocks))
         parts.append(_line(x, _y(0), x, _y(0) + 4, "axis") + _label(x, _y(0) + 18, str(number), "middle"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(_label(middle, HEIGHT - 8, "layer" if first else "block", "middle title"))
+    parts.append(_label(middle, HEIGHT - 8, "layer" if first else "block", "middle"))
     return "".join(parts)
 
 
@@ -193,7 +193,15 @@ def _bar(x: float, width: float, count: int, top: int, kind: str, title: str) ->
     height = max(2.5, _y(0) - _y(count / top))  # one position among thousands is still seen
     gap = min(1.0, width / 8)
     content = tag("title", text(title))
-    return tag("rect", content, x=x + gap, y=_y(0) - height, width=width - 2 * gap, height=height, class_=f"bar {kind}")
+    return tag(
+        "rect",
+        content,
+        x=x + gap,
+        y=_y(0) - height,
+        width=width - 2 * gap,
+        height=height,
+        class_=f"bar {kind}".removesuffix(" bin"),
+    )
 
 
 def _bar_title(bars: Histogram, kind: str, index: int, count: int) -> str:
@@ -213,7 +221,7 @@ def _kl_axis(bars: Histogram, start: float, unit: float) -> str:
         parts.append(_line(x, _y(0), x, _y(0) + 4, "axis") + _label(x, y, _power(exponent), "middle"))
     if bars.not_finite:
         parts.append(_label(WIDTH - RIGHT - END_BAR / 2, y, "NaN", "middle"))
-    parts.append(_label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "KL of a position, nats", "middle title"))
+    parts.append(_label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "KL of a position, nats", "middle"))
     return "".join(parts)
 
 

@@ -7,6 +7,7 @@ import hashlib
 from importlib import resources
 
 from vamc_compiler.verify.report import sections
+from vamc_compiler.verify.report.detail import pair_section
 from vamc_compiler.verify.report.figures import nearest_line, spent, verdict
 from vamc_compiler.verify.report.markup import tag, text
 from vamc_compiler.verify.result import PairResult, VerificationReport
@@ -29,7 +30,7 @@ def render_html(report: VerificationReport) -> str:
         sections.overview(report) if report.pairs else "",
         sections.depth(report),
         tag("h2", "In detail", id="detail") if report.pairs else "",
-        *(sections.pair_section(i, pair, opened=i in opened) for i, pair in enumerate(report.pairs)),
+        *(pair_section(i, pair, opened=i in opened) for i, pair in enumerate(report.pairs)),
         sections.facts(report),
         tag("footer", tag("p", "Errors are relative where nothing else is said. KL is KL(before ‖ after) in nats.")),
     ]

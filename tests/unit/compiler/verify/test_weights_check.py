@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,10 @@ import torch
 from rank_weights import PRECISIONS, Build, make_build, num_elements, write_files
 from tiny_models import FAMILIES
 
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
-from vamc_compiler.sharding import Piece, Shard, shard_evenly
+from vamc_compiler.parameters import FromCheckpoint
+from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.verify import expected_weights
 from vamc_compiler.verify.weights import ALL_RANKS, NOWHERE
-from vamc_compiler.weights import shards
-from vamc_runtime.errors import UserError
 
 LAYER = "model.layers.1"
 
@@ -240,75 +237,6 @@ def test_padded_rows_are_zeros(tmp_path: Path) -> None:
     assert (problem.first_row, problem.first_column, problem.expected, problem.found) == (16, 6, 0, 0.5)
 
 
-def without_norm(spec: ParameterSpec) -> ParameterSpec:
-    """The parameter with its rows as they are in the checkpoint."""
-    assert isinstance(spec.origin, FromCheckpoint)
-    steps = tuple(step for step in spec.origin.steps if step != "normalize_rows")
-    return replace(spec, origin=replace(spec.origin, steps=steps))
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "w8a8_dynamic with head"])
-def test_a_head_that_is_not_normalised(tmp_path: Path, precision: str) -> None:
-    build = make_build(tmp_path, "baichuan 7B", 2, precision)
-    wrong = [[without_norm(s) if isinstance(s.origin, FromCheckpoint) else s for s in specs] for specs in build.ranks]
-    write_files(build.folder, wrong, build.checkpoint)
-    problems = build.check().problems
-    # Quantized numbers are those of any multiple of the row: only the scales tell.
-    name = "lm_head.projection.scale_w" if "head" in precision else "lm_head.weight"
-    found = [(p.parameter, p.rank, p.hint) for p in problems if not p.parameter.endswith("quant_w")]
-    assert found == [(name, rank, "rows that are not normalised") for rank in range(2)]
-
-
-@pytest.mark.parametrize("units", [1, 2, 5])
-def test_a_normalised_row_may_differ_in_the_last_place_only(tmp_path: Path, units: int) -> None:
-    build = make_build(tmp_path, "baichuan 7B", 1)
-    with build.edit(0, "lm_head.weight") as packed:
-        exact = packed[0, 0, 0]
-        packed.view(np.uint16)[0, 0, 0] += units
-        assert packed[0, 0, 0] != exact
-    # The writer itself may be one unit away.
-    assert build.check().passed == (units == 1) or units == 2
-
-
-def test_scales_of_the_ranks_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer that is split by columns and scaled afterwards."""
-    build = make_build(tmp_path, "llama", 2, "int8_per_channel")
-    real = shards._process
-
-    def split_first(rows: np.ndarray, columns: tuple[Piece, ...], task: shards.TensorTask) -> np.ndarray:
-        part = shards._take_columns(rows, columns)
-        return real(part, (Piece(0, part.shape[1]),), task)
-
-    monkeypatch.setattr(shards, "_process", split_first)
-    write_files(build.folder, build.ranks, build.checkpoint)
-    problems = build.check().problems
-    assert {p.hint for p in problems} == {"scaled by the rank's columns instead of the full rows"}
-    assert {p.parameter.split(".", 3)[3].rpartition(".")[0] for p in problems} == {"self_attn.o_proj", "mlp.down_proj"}
-    assert {p.kind for p in problems} == {"values", "scales"}
-
-
-@pytest.mark.parametrize(
-    ("function", "wrong"),
-    [
-        ("row_scales", lambda rows: (np.abs(rows).max(axis=1) / np.float32(128)).astype(np.float32)),
-        ("quantize_rows", lambda rows, scales: np.trunc(rows / scales[:, None]).astype(np.int8)),
-        ("to_bfloat16", lambda rows: (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(np.uint16)),
-        ("normalize_rows", lambda rows: rows / np.linalg.norm(rows)),
-        ("_take_columns", lambda rows, pieces: rows[:, : sum(piece.length for piece in pieces)]),
-    ],
-)
-def test_mistakes_of_the_writer_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, wrong: object
-) -> None:
-    """The check shares no arithmetic with the half that writes."""
-    precision = "bf16" if function == "to_bfloat16" else "int8_per_channel"
-    build = make_build(tmp_path, "baichuan 7B", 2, precision, torch.float32)
-    assert build.check().passed
-    monkeypatch.setattr(shards, function, wrong)
-    write_files(build.folder, build.ranks, build.checkpoint)
-    assert not build.check().passed
-
-
 def test_a_part_that_no_rank_holds(tmp_path: Path) -> None:
     """Both ranks were given the first one's rule: each is right by itself."""
     build = make_build(tmp_path, "llama", 2)
@@ -321,41 +249,6 @@ def test_a_part_that_no_rank_holds(tmp_path: Path) -> None:
     assert str(problem) == f"{name}: coverage: columns 10..19 of {name} are on no rank"
 
 
-def rename(path: Path, old: str, new: str) -> None:
-    """Change the header without moving the data."""
-    data = path.read_bytes()
-    assert len(old) == len(new) and data.count(old.encode()) == 1
-    path.write_bytes(data.replace(old.encode(), new.encode()))
-
-
-def test_missing_tensor(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "llama", 2)
-    rename(build.path(1), "model.norm.weight", "model.norm.weighs")
-    problem = build.only_problem()
-    assert (problem.parameter, problem.rank, problem.kind) == ("model.norm.weight", 1, "missing")
-    assert math.isnan(problem.expected) and problem.first_row == NOWHERE and problem.num_different == 24
-    assert str(problem) == (
-        "model.norm.weight of rank 1: missing: rank_1/params.safetensors has no tensor of this name"
-    )
-
-
-def test_wrong_type(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "llama", 1)
-    header = '"model.embed_tokens.weight":{"dtype":'
-    rename(build.path(0), f'{header}"F16"', f'{header}"I16"')
-    problem = build.only_problem()
-    assert (problem.parameter, problem.kind, problem.hint) == ("model.embed_tokens.weight", "type", "I16, not F16")
-
-
-def test_wrong_shape(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "llama", 1)
-    rename(build.path(0), '"model.embed_tokens.weight":{"dtype":"F16","shape":[50,24]',
-           '"model.embed_tokens.weight":{"dtype":"F16","shape":[24,50]')  # fmt: skip
-    problem = build.only_problem()
-    assert (problem.parameter, problem.kind) == ("model.embed_tokens.weight", "shape")
-    assert problem.hint == "[24, 50], not [50, 24] or [4, 26, 16] (packed)"
-
-
 def test_a_rule_that_does_not_give_the_shape(tmp_path: Path) -> None:
     build = make_build(tmp_path, "llama", 1)
     head = next(spec for spec in build.ranks[0] if spec.name == "lm_head.weight")
@@ -365,81 +258,3 @@ def test_a_rule_that_does_not_give_the_shape(tmp_path: Path) -> None:
     shape, coverage = sorted(build.check().problems, key=lambda p: p.kind, reverse=True)
     assert (shape.kind, shape.hint) == ("shape", "[50, 24], but its origin gives [49, 24]")
     assert coverage.hint == "rows 49..49 of lm_head.weight are on no rank"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(lambda path: path.unlink(), id="gone"),
-        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
-        pytest.param(lambda path: path.write_bytes(b"\xff" * 100), id="no header"),
-        pytest.param(lambda path: path.write_bytes(b"\x02" + b"\0" * 7 + b"[]"), id="no object"),
-        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-4096]), id="cut off"),
-        pytest.param(
-            lambda path: rename(path, '"shape":[3],"data_offsets"', '"shape":[x],"data_offsets"'), id="no JSON"
-        ),
-        pytest.param(
-            lambda path: rename(path, '"shape":[3],"data_offsets"', '"shape":[3],"data_offsett"'), id="no offsets"
-        ),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path: Path, damage: object) -> None:
-    specs = [
-        ParameterSpec("slopes", (3,), "float32", FromValue(np.ones(3, np.float32))),
-        ParameterSpec("big", (5000,), "float32", FromValue(np.ones(5000, np.float32))),
-    ]
-    build = make_build(tmp_path, "llama", 1)
-    other = write_files(tmp_path / "other", [specs], build.checkpoint)
-    assert other.check().passed
-    damage(other.path(0))
-    with pytest.raises(UserError, match=r"rank_0/params\.safetensors cannot be read") as caught:
-        other.check()
-    assert caught.value.fix == "copy the runstream again, or compile it again"
-
-
-def test_a_checkpoint_that_was_cut_off_meanwhile(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "llama", 1)
-    path = build.checkpoint.directory / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
-        build.check()
-
-
-def test_another_checkpoint(tmp_path: Path) -> None:
-    build = make_build(tmp_path / "one", "llama", 1)
-    other = make_build(tmp_path / "other", "baichuan 7B", 1)
-    build.checkpoint = other.checkpoint
-    with pytest.raises(UserError, match=r"q_proj\.weight is missing"):
-        build.check()
-
-
-def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No array of the comparison is as large as the tensor."""
-    monkeypatch.setattr(expected_weights, "BLOCK_BYTES", 4 * 24 * 16)
-    specs = [
-        ParameterSpec("w.weight", (300, 24), "float16", FromCheckpoint("model.layers.0.mlp.gate_proj.weight", None, ()))
-    ]
-    build = make_build(tmp_path, "llama", 1, intermediate_size=300)
-    other = write_files(tmp_path / "other", [specs], build.checkpoint)
-    sizes: list[int] = []
-    real = expected_weights.CheckpointRows._read
-    monkeypatch.setattr(
-        expected_weights.CheckpointRows,
-        "_read",
-        lambda self, places: sizes.append(len(places)) or real(self, places),
-    )
-    progress: list[int] = []
-    assert other.check(lambda done, total: progress.append(done)).passed
-    assert sizes == [16] * 18 + [12]
-    assert progress == [24 * 16 * i for i in range(1, 19)] + [300 * 24]
-
-
-def test_evenly_split_columns_reassemble(tmp_path: Path) -> None:
-    """A row-parallel layer over five ranks, the last one padded."""
-    build = make_build(tmp_path, "llama", 1)
-    name = f"{LAYER}.mlp.down_proj.weight"
-    ranks = []
-    for rank in range(5):
-        shard = shard_evenly(1, 20, rank, 3) if rank < 3 else shard_evenly(1, 20, 2, 3)
-        ranks.append([ParameterSpec(name, (24, 7), "float16", FromCheckpoint(name, shard))])
-    assert write_files(tmp_path / "other", ranks, build.checkpoint).check().passed

@@ -1,0 +1,56 @@
+"""Compiling what is to be verified, into a folder that is thrown away afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
+from vamc_compiler.config import BuildConfig
+from vamc_compiler.stages import Stages
+from vamc_compiler.verify.subject import Subject
+from vamc_runtime.errors import UserError
+
+
+@contextlib.contextmanager
+def scratch_folder(workspace: Path) -> Iterator[Path]:
+    """A folder on the disk of the workspace, which has room for runstreams; removed at the end.
+
+    Raises:
+        UserError: the workspace cannot be written.
+    """
+    above = next(parent for parent in (workspace, *workspace.parents) if parent.exists())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".vamc-verify-", dir=above))
+    except OSError as error:
+        raise UserError(
+            f"{above} cannot be written: {error.strerror}",
+            expected="room for what is compiled to be verified",
+            fix="give another place with --set workspace.path=DIR",
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def build_subject(config: BuildConfig, folder: Path, stages: Stages, *, trust_checkpoint_code: bool = False) -> Subject:
+    """Compile a config into `folder`, which is made.
+
+    Raises:
+        UserError: anything about the config, the checkpoint or the machine that stands in the way.
+    """
+    request = CompileRequest(config=config, trust_checkpoint_code=trust_checkpoint_code)
+    inputs = check_inputs(request, stages.reporter)
+    folder.mkdir()
+    return subject_of(config, inputs, build_runstream(request, inputs, folder, stages))
+
+
+def on_one_rank(config: BuildConfig) -> BuildConfig:
+    """The same build without tensor parallelism."""
+    kwargs = replace(config.frontend.model_kwargs, tp=1)
+    return replace(config, frontend=replace(config.frontend, model_kwargs=kwargs), warnings=())

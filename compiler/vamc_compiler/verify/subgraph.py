@@ -1,0 +1,58 @@
+"""Cutting the nodes between tapped values out of a graph, as a model of its own with its weights inside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import onnx
+
+from vamc_compiler.ops import DOMAIN
+from vamc_compiler.verify.run import Array
+
+
+def nodes_between(model: onnx.ModelProto, known: Collection[str], target: str) -> list[onnx.NodeProto]:
+    """The nodes that compute `target` from known values, in order; `target` itself is computed even if known."""
+    producers = {name: index for index, node in enumerate(model.graph.node) for name in node.output}
+    needed: set[int] = set()
+    waiting = [producers[target]]
+    while waiting:
+        index = waiting.pop()
+        if index in needed:
+            continue
+        needed.add(index)
+        inputs = model.graph.node[index].input
+        waiting += [producers[name] for name in inputs if name in producers and name not in known]
+    return [model.graph.node[index] for index in sorted(needed)]
+
+
+def outside_values(nodes: Collection[onnx.NodeProto]) -> list[str]:
+    """What the nodes read and do not make, in order of first use."""
+    made = {name for node in nodes for name in node.output}
+    return list(dict.fromkeys(name for node in nodes for name in node.input if name and name not in made))
+
+
+def make_model(
+    whole: onnx.ModelProto,
+    nodes: Collection[onnx.NodeProto],
+    inputs: Mapping[str, Array],
+    weights: Mapping[str, onnx.TensorProto],
+    target: str,
+) -> onnx.ModelProto:
+    """A model of some nodes: `inputs` typed and sized as the given arrays, weights stored inside."""
+    graph = onnx.GraphProto(name="subgraph")
+    graph.node.extend(nodes)
+    for name, array in inputs.items():
+        element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        graph.input.append(onnx.helper.make_tensor_value_info(name, element, array.shape))
+    constants = {tensor.name: tensor for tensor in whole.graph.initializer}
+    for name in outside_values(nodes):
+        if name in weights:
+            graph.initializer.append(weights[name])
+        elif name in constants:
+            graph.initializer.append(constants[name])
+    graph.output.append(onnx.helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, None))
+    model = onnx.ModelProto(ir_version=whole.ir_version, graph=graph)
+    model.opset_import.extend(whole.opset_import)
+    used = {node.op_type for node in nodes if node.domain == DOMAIN}
+    model.functions.extend(function for function in whole.functions if function.name in used)
+    return model

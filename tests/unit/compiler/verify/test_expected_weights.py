@@ -1,0 +1,149 @@
+"""The second computation of the weights: exact where it must be, independent of the first, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rank_weights import make_build, write_files
+
+from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.sharding import Piece, shard_evenly
+from vamc_compiler.verify import expected_weights
+from vamc_compiler.weights import shards
+from vamc_runtime.errors import UserError
+
+LAYER = "model.layers.1"
+
+
+def without_norm(spec: ParameterSpec) -> ParameterSpec:
+    """The parameter with its rows as they are in the checkpoint."""
+    assert isinstance(spec.origin, FromCheckpoint)
+    steps = tuple(step for step in spec.origin.steps if step != "normalize_rows")
+    return replace(spec, origin=replace(spec.origin, steps=steps))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "w8a8_dynamic with head"])
+def test_a_head_that_is_not_normalised(tmp_path: Path, precision: str) -> None:
+    build = make_build(tmp_path, "baichuan 7B", 2, precision)
+    wrong = [[without_norm(s) if isinstance(s.origin, FromCheckpoint) else s for s in specs] for specs in build.ranks]
+    write_files(build.folder, wrong, build.checkpoint)
+    problems = build.check().problems
+    # Quantized numbers are those of any multiple of the row: only the scales tell.
+    name = "lm_head.projection.scale_w" if "head" in precision else "lm_head.weight"
+    found = [(p.parameter, p.rank, p.hint) for p in problems if not p.parameter.endswith("quant_w")]
+    assert found == [(name, rank, "rows that are not normalised") for rank in range(2)]
+
+
+@pytest.mark.parametrize(("precision", "units"), [("fp16", 1), ("fp16", 2), ("bf16", 1), ("bf16", -1), ("bf16", -2)])
+def test_a_normalised_row_may_differ_in_the_last_place_only(tmp_path: Path, precision: str, units: int) -> None:
+    build = make_build(tmp_path, "baichuan 7B", 1, precision)
+    (head,) = (spec for spec in build.ranks[0] if spec.name == "lm_head.weight")
+    exact = expected_weights.expected_rows(head, build.checkpoint.tensors).block(0, 1).bits[0, 0]
+    with build.edit(0, "lm_head.weight") as packed:
+        packed.view(np.uint16)[0, 0, 0] = int(exact) + units
+    assert build.check().passed == (abs(units) == 1)
+
+
+def test_other_rows_must_be_exact(tmp_path: Path) -> None:
+    build = make_build(tmp_path, "baichuan 7B", 1, vocab_size=64000)  # Baichuan 1: the head is not normalised
+    with build.edit(0, "lm_head.weight") as packed:
+        packed.view(np.uint16)[0, 0, 0] += 1
+    assert build.only_problem().num_different == 1
+
+
+@pytest.mark.parametrize(("quotient", "stored", "right"), [(4.50005, 4, True), (4.50005, 5, True), (4.51, 4, False)])
+def test_ties_of_normalised_rows(quotient: float, stored: int, right: bool) -> None:
+    quotients = np.array([[quotient]], np.float32)
+    block = expected_weights.ExpectedBlock(np.rint(quotients).astype(np.int8), quotients=quotients)
+    assert block.differs_from(np.array([[stored]], np.int8)).item() == (not right)
+
+
+def test_scales_of_the_ranks_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that is split by columns and scaled afterwards."""
+    build = make_build(tmp_path, "llama", 2, "int8_per_channel")
+    real = shards._process
+
+    def split_first(rows: np.ndarray, columns: tuple[Piece, ...], task: shards.TensorTask) -> np.ndarray:
+        part = shards._take_columns(rows, columns)
+        return real(part, (Piece(0, part.shape[1]),), task)
+
+    monkeypatch.setattr(shards, "_process", split_first)
+    write_files(build.folder, build.ranks, build.checkpoint)
+    problems = build.check().problems
+    assert {p.hint for p in problems} == {"scaled by the rank's columns instead of the full rows"}
+    assert {p.parameter.split(".", 3)[3].rpartition(".")[0] for p in problems} == {"self_attn.o_proj", "mlp.down_proj"}
+    assert {p.kind for p in problems} == {"values", "scales"}
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong"),
+    [
+        ("row_scales", lambda rows: (np.abs(rows).max(axis=1) / np.float32(128)).astype(np.float32)),
+        ("quantize_rows", lambda rows, scales: np.trunc(rows / scales[:, None]).astype(np.int8)),
+        ("to_bfloat16", lambda rows: (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(np.uint16)),
+        ("normalize_rows", lambda rows: rows / np.linalg.norm(rows)),
+        ("_take_columns", lambda rows, pieces: rows[:, : sum(piece.length for piece in pieces)]),
+    ],
+)
+def test_mistakes_of_the_writer_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, wrong: object
+) -> None:
+    """The check shares no arithmetic with the half that writes."""
+    precision = "bf16" if function == "to_bfloat16" else "int8_per_channel"
+    build = make_build(tmp_path, "baichuan 7B", 2, precision, torch.float32)
+    assert build.check().passed
+    monkeypatch.setattr(shards, function, wrong)
+    write_files(build.folder, build.ranks, build.checkpoint)
+    assert not build.check().passed
+
+
+def test_a_checkpoint_that_was_cut_off_meanwhile(tmp_path: Path) -> None:
+    build = make_build(tmp_path, "llama", 1)
+    path = build.checkpoint.directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        build.check()
+
+
+def test_another_checkpoint(tmp_path: Path) -> None:
+    build = make_build(tmp_path / "one", "llama", 1)
+    other = make_build(tmp_path / "other", "baichuan 7B", 1)
+    build.checkpoint = other.checkpoint
+    with pytest.raises(UserError, match=r"q_proj\.weight is missing"):
+        build.check()
+
+
+def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No array of the comparison is as large as the tensor."""
+    monkeypatch.setattr(expected_weights, "BLOCK_BYTES", 4 * 24 * 16)
+    specs = [
+        ParameterSpec("w.weight", (300, 24), "float16", FromCheckpoint("model.layers.0.mlp.gate_proj.weight", None, ()))
+    ]
+    build = make_build(tmp_path, "llama", 1, intermediate_size=300)
+    other = write_files(tmp_path / "other", [specs], build.checkpoint)
+    sizes: list[int] = []
+    real = expected_weights.CheckpointRows._read
+    monkeypatch.setattr(
+        expected_weights.CheckpointRows,
+        "_read",
+        lambda self, places: sizes.append(len(places)) or real(self, places),
+    )
+    progress: list[int] = []
+    assert other.check(lambda done, total: progress.append(done)).passed
+    assert sizes == [16] * 18 + [12]
+    assert progress == [24 * 16 * i for i in range(1, 19)] + [300 * 24]
+
+
+def test_evenly_split_columns_reassemble(tmp_path: Path) -> None:
+    """A row-parallel layer over five ranks, the last one padded."""
+    build = make_build(tmp_path, "llama", 1)
+    name = f"{LAYER}.mlp.down_proj.weight"
+    ranks = []
+    for rank in range(5):
+        shard = shard_evenly(1, 20, rank, 3) if rank < 3 else shard_evenly(1, 20, 2, 3)
+        ranks.append([ParameterSpec(name, (24, 7), "float16", FromCheckpoint(name, shard))])
+    assert write_files(tmp_path / "other", ranks, build.checkpoint).check().passed
