@@ -1,4 +1,4 @@
-"""`vamc compile` and `vamc check`: from parsed options to the functions that do the work, and back to the screen.
+"""`vamc compile`, `vamc verify`, `vamc check`: from parsed options to the functions that do the work, and to the screen.
 
 What is imported here at the top is light: a mistake in the YAML is reported before torch and TVM are loaded.
 """
@@ -10,6 +10,7 @@ import json
 import shlex
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,12 @@ from vamc_compiler.config import (
     load_config,
 )
 from vamc_compiler.terminal import TerminalReporter
+
+if TYPE_CHECKING:
+    from vamc_compiler.verify.result import VerificationReport
+
+EXIT_OUTSIDE_BUDGET = 1
+"""Of `vamc verify`, and of a build whose verification fails."""
 
 
 def compile(options: argparse.Namespace) -> int:
@@ -38,6 +45,7 @@ def compile(options: argparse.Namespace) -> int:
     try:
         reporter.begin("load compiler")
         from vamc_compiler.compile import CompileRequest, compile_model
+        from vamc_compiler.verify.certify import VerificationFailedError
 
         reporter.end("load compiler", time.perf_counter() - start, "torch, TVM")
         request = CompileRequest(
@@ -46,6 +54,9 @@ def compile(options: argparse.Namespace) -> int:
             keep_intermediates=options.keep_intermediates,
         )
         result = compile_model(request, reporter)
+    except VerificationFailedError as failure:
+        reporter.close()
+        return _show_failure(failure.report, options, reporter)
     finally:
         reporter.close()
     seconds = time.perf_counter() - start
@@ -62,6 +73,32 @@ def compile(options: argparse.Namespace) -> int:
     print(shown)
     reporter.console.print(f'try it: vamc run {shlex.quote(str(shown))} --prompt "..."', soft_wrap=True)
     return 0
+
+
+def _show_failure(report: VerificationReport, options: argparse.Namespace, reporter: TerminalReporter) -> int:
+    """Say what is outside its budget, and that nothing was published; returns the exit status."""
+    from vamc_compiler.verify.report import print_summary
+
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    print_summary(report, reporter.console)
+    reporter.console.print(
+        "nothing was published. To look into it: vamc verify CONFIG --bisect --report DIR. To publish all the same: "
+        "larger bounds under verify.budget, or verify.when: off",
+        soft_wrap=True,
+    )
+    return EXIT_OUTSIDE_BUDGET
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Verify a build config or a runstream; returns the exit status.
+
+    Raises:
+        UserError: anything the user can put right.
+    """
+    from vamc_compiler.verify.command import verify_command
+
+    return verify_command(options)
 
 
 def _relative(path: Path) -> Path:

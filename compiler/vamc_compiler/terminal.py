@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-NAME_WIDTH = 24
+NAME_WIDTH = 40
 
 
 class TerminalReporter:

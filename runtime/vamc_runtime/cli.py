@@ -25,7 +25,11 @@ EXIT_TERMINATED = 143
 
 
 # What a command needs beyond the thin runtime; asked for by name, because some of it may be installed for others.
-_COMPILER_NEEDS = {"compile": ("yaml", "torch", "tvm", "onnx", "onnxsim"), "check": ("yaml",)}
+_COMPILER_NEEDS = {
+    "compile": ("yaml", "torch", "tvm", "onnx", "onnxsim"),
+    "verify": ("yaml", "torch", "tvm", "onnx", "onnxsim", "onnxruntime"),
+    "check": ("yaml",),
+}
 
 
 def _compiler_command(name: str) -> Callable[[argparse.Namespace], int]:
@@ -66,6 +70,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="build config (YAML)")
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -145,6 +153,22 @@ def build_parser() -> argparse.ArgumentParser:
     check = command("check", _compiler_command("check"), "validate a config and show the settings in effect")
     _add_config(check)
     _add_json(check)
+
+    verify = command(
+        "verify", _compiler_command("verify"), "prove that a compiled model computes what the original computes"
+    )
+    verify.add_argument(
+        "target", type=Path, metavar="CONFIG|RUNSTREAM", help="build config (compiled for the purpose) or runstream"
+    )
+    _add_overrides(verify)
+    verify.add_argument("--report", type=Path, metavar="DIR", help="write index.html, report.json and junit.xml there")
+    verify.add_argument(
+        "--bisect", action="store_true", help="cut the smallest subgraph that is wrong out, with inputs and a script"
+    )
+    verify.add_argument(
+        "--trust-checkpoint-code", action="store_true", help="run the checkpoint's own code, as reference too"
+    )
+    _add_json(verify)
 
     inspect = command("inspect", _inspect, "show what a runstream holds")
     inspect.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")

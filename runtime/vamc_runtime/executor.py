@@ -149,7 +149,7 @@ class RankExecutor:
         parameters = [as_tensor(self.weights[name]) for name in self.runstream.manifest.parameters]
         self._fixed_arguments = [*map(as_tensor, self.kv_cache), ffi.convert(parameters)]
         self._step = self.machine["step"]
-        _configure_threads(self.place.cores)
+        configure_threads(self.place.cores)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -225,7 +225,7 @@ def _load_library(runstream: Runstream, file: str) -> Any:
         return tvm_ffi().load_module(str(link))
 
 
-def _configure_threads(cores: Sequence[int]) -> None:
+def configure_threads(cores: Sequence[int]) -> None:
     """One worker thread on each core but the first, which is the calling thread's during a step."""
     configure = tvm_ffi().get_global_func("runtime.config_threadpool")
     configure(_ONE_THREAD_PER_CORE, len(cores), [str(core) for core in cores])

@@ -18,17 +18,25 @@ import onnx
 
 from vamc_compiler.verify.blocks import TapError, blame, first_wrong, locate, wrong_ranks
 from vamc_compiler.verify.compare import inside
+from vamc_compiler.verify.graph_stage import STEP_INPUTS
 from vamc_compiler.verify.merged_graph import merge_ranks, rank_name
 from vamc_compiler.verify.metrics import token_errors
 from vamc_compiler.verify.parameters import RankParameters
-from vamc_compiler.verify.reproduce import CASE_FILE, EXPECTED_FILE, FOUND_FILE, INPUTS_FILE, MODEL_FILE, SCRIPT, SCRIPT_FILE
+from vamc_compiler.verify.reproduce import (
+    CASE_FILE,
+    EXPECTED_FILE,
+    FOUND_FILE,
+    INPUTS_FILE,
+    MODEL_FILE,
+    SCRIPT,
+    SCRIPT_FILE,
+)
 from vamc_compiler.verify.result import BlockError, Location
 from vamc_compiler.verify.run import Array, Run, TapValue
 from vamc_compiler.verify.steps import plan_steps
 from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.taps import LOGITS
-from vamc_compiler.verify.graph_stage import STEP_INPUTS
 from vamc_compiler.verify.verification import Failure
 from vamc_runtime.errors import UserError
 
@@ -101,9 +109,7 @@ class _CaseWriter:
         self._expected, self._found = expected, found
         self._plan = failure.runner.setting.plan
         self._graph = merge_ranks([graph.model() for graph in subject.graphs], STEP_INPUTS)
-        self._parameters = [
-            RankParameters(subject.checkpoint, graph.parameters, 0) for graph in subject.graphs
-        ]
+        self._parameters = [RankParameters(subject.checkpoint, graph.parameters, 0) for graph in subject.graphs]
 
     def write(self, folder: Path, location: Location) -> tuple[str, ...]:
         """All files of the case; returns the operations of the subgraph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,19 +19,20 @@ from vamc_runtime.errors import UserError
 
 @contextlib.contextmanager
 def scratch_folder(workspace: Path) -> Iterator[Path]:
-    """A folder on the disk of the workspace, which has room for runstreams; removed at the end.
+    """A folder on the disk of the workspace, which has room for runstreams, else a temporary one; removed at the end.
 
     Raises:
-        UserError: the workspace cannot be written.
+        UserError: neither can be written.
     """
     above = next(parent for parent in (workspace, *workspace.parents) if parent.exists())
+    place = above if os.access(above, os.W_OK) else Path(tempfile.gettempdir())
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".vamc-verify-", dir=above))
+        folder = Path(tempfile.mkdtemp(prefix=".vamc-verify-", dir=place))
     except OSError as error:
         raise UserError(
-            f"{above} cannot be written: {error.strerror}",
+            f"{place} cannot be written: {error.strerror}",
             expected="room for what is compiled to be verified",
-            fix="give another place with --set workspace.path=DIR",
+            fix="set TMPDIR to a folder with room for a runstream",
         ) from error
     try:
         yield folder

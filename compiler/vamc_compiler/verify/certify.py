@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vamc_compiler.package import toolchain_versions
-from vamc_compiler.stages import Stages
+from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_runtime import manifest
@@ -56,8 +56,11 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         stages.reporter.warn(f"the runstream is not verified: {obstacle}")
         return Certified(_without(subject, "skipped", obstacle), None)
     request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code)
-    outcome = verify(request, stages)
-    report = outcome.report
+    with stages.stage("verify") as note:
+        outcome = verify(request, Stages(_Within(stages.reporter)))
+        report = outcome.report
+        failed = sum(not pair.passed for pair in report.pairs)
+        note.text = f"{failed} of {len(report.pairs)} comparisons outside budget" if failed else _summary(report)
     if not report.passed:
         raise VerificationFailedError(report)
     assert outcome.golden_logits is not None and outcome.tokens is not None, "a compiled stage ran"
@@ -87,6 +90,23 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         golden=golden,
     )
     return Certified(certificate, report)
+
+
+class _Within(SilentReporter):
+    """For a verification that is one stage of a build: only its warnings are shown."""
+
+    def __init__(self, outer: Reporter) -> None:
+        self._outer = outer
+
+    def warn(self, message: str) -> None:
+        """Pass it on."""
+        self._outer.warn(message)
+
+
+def _summary(report: VerificationReport) -> str:
+    """The figure that says most, and against what."""
+    kl = next(pair.metrics.kl_mean for pair in reversed(report.pairs) if pair.metrics and pair.check == "prefill")
+    return f"mean KL {kl:.1e} against {report.reference or 'the modeling file'}, {report.tokens.num_tokens} tokens"
 
 
 def _obstacle(subject: Subject) -> str:

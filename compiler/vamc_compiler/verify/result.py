@@ -163,8 +163,13 @@ class PairResult:
         """The block with the largest isolated error, else accumulated."""
         known = [block for block in self.blocks if block.isolated is not None]
         if known:
-            return max(known, key=lambda block: block.isolated or 0.0)
-        return max(self.blocks, key=lambda block: block.accumulated, default=None)
+            return max(known, key=lambda block: _size(block.isolated))
+        return max(self.blocks, key=lambda block: _size(block.accumulated), default=None)
+
+
+def _size(error: float | None) -> float:
+    """An error as something to order by: what is no number is the worst."""
+    return float("inf") if error is None or error != error else error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +211,8 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every pair is within its budget."""
-        return all(pair.passed for pair in self.pairs)
+        """Whether every pair is within its budget; where nothing was compared, nothing is proved."""
+        return bool(self.pairs) and all(pair.passed for pair in self.pairs)
 
     @property
     def first_failure(self) -> PairResult | None:

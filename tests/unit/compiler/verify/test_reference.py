@@ -295,6 +295,7 @@ def test_a_baichuan_without_model_type_is_known_by_its_code(write_baichuan):
     assert opened(write_baichuan(model_type=None, auto_map=auto_map)).description == "plain Baichuan reference"
 
 
+OWN_BUFFERS = (("kept", True), ("computed", False))  # name, persistent
 OWN_CODE = """
 import logging
 import warnings
@@ -318,6 +319,7 @@ class Model(LlamaForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         self.lm_head = NormHead(config.hidden_size, config.vocab_size, bias=False)
+        {in_init}
         self.post_init()
 
     def forward(self, *args, **kwargs):
@@ -332,9 +334,9 @@ def own_code(tmp_path, monkeypatch) -> Callable[..., Path]:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
 
-    def write(at_import: str = "", in_forward: str = "pass", reference: str = "modeling_own.Model") -> Path:
+    def write(reference: str = "modeling_own.Model", **code_parts: str) -> Path:
         directory = Path(shutil.copytree(LLAMA, tmp_path / "own"))
-        code = OWN_CODE.format(at_import=at_import, in_forward=in_forward)
+        code = OWN_CODE.format(**{"at_import": "", "in_init": "", "in_forward": "pass"} | code_parts)
         (directory / "modeling_own.py").write_text(code, encoding="utf-8")
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         config["auto_map"] = {"AutoModelForCausalLM": reference}
@@ -354,6 +356,18 @@ def test_trusted_code_goes_before_transformers_own_class(own_code):
     # The second run must not take the head for normalised already.
     for _ in range(2):
         assert relative_difference(own.run(TOKENS).logits, norm @ head.numpy().T) < 1e-5
+
+
+def test_buffers_that_the_checkpoint_stores_are_read(own_code):
+    kept, computed = ("self.register_buffer('{}', torch.ones(3), persistent={})".format(*own) for own in OWN_BUFFERS)
+    directory = own_code(in_init=f"{kept}; {computed}")
+    save_file({name: torch.full((3,), 7.0) for name, _ in OWN_BUFFERS}, directory / "extra.safetensors")
+    index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    index["weight_map"] |= {name: "extra.safetensors" for name, _ in OWN_BUFFERS}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    buffers = dict(opened(directory, trust=True)._model.named_buffers())
+    assert buffers["kept"].tolist() == [7, 7, 7]
+    assert buffers["computed"].tolist() == [1, 1, 1]
 
 
 def test_untrusted_code_is_not_run(own_code, tmp_path):
