@@ -1,4 +1,4 @@
-"""`vamc compile`, `vamc verify`, `vamc check`: from parsed options to the functions that do the work, and to the screen.
+"""`vamc compile`, `vamc verify`, `vamc check`: from parsed options to the functions that work, and to the screen.
 
 What is imported here at the top is light: a mistake in the YAML is reported before torch and TVM are loaded.
 """

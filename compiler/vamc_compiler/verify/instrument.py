@@ -73,7 +73,8 @@ def _view(tensor: Any) -> Array:
     shape = tuple(tensor.shape)
     size = int(np.prod(shape))
     memory = (ctypes.c_float * size).from_address(tensor.data_ptr())
-    return np.frombuffer(memory, np.float32).reshape(shape[0], -1)
+    rows: Array = np.ctypeslib.as_array(memory).reshape(shape[0], -1)
+    return rows
 
 
 def _is_float(tensor: Any) -> bool:

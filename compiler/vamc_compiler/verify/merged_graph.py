@@ -62,7 +62,8 @@ def _collective(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     kind = _COLLECTIVES[nodes[0].op_type]
     inputs = [rank_name(rank, node.input[0]) for rank, node in enumerate(nodes)]
     outputs = [rank_name(rank, node.output[0]) for rank, node in enumerate(nodes)]
-    attributes = {"axis": -1} if kind == "Concat" else {}
-    result = [onnx.helper.make_node(kind, inputs, outputs[:1], **attributes)]
+    result = [onnx.helper.make_node(kind, inputs, outputs[:1])]
+    if kind == "Concat":
+        result[0].attribute.append(onnx.helper.make_attribute("axis", -1))
     result += [onnx.helper.make_node("Identity", outputs[:1], [name]) for name in outputs[1:]]
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ class ModelingStage:
         def compute(rank: _RankModel) -> tuple[Array, dict[str, Array]]:
             return rank.run(steps, wanted, forced or {}, self._empty_cache(rank, steps))
 
-        results = run_ranks([lambda rank=rank: compute(rank) for rank in self._ranks])
+        results = run_ranks([functools.partial(compute, rank) for rank in self._ranks])
         found = {}
         for name in wanted:
             parts = [taken[name] for _, taken in results if name in taken]
@@ -85,7 +86,9 @@ class ModelingStage:
             return TapValue(tuple(parts), columns)
         # A row-parallel layer's module gives its summand: the tap is the sum, added in the order of ranks.
         is_summand = len(parts) > 1 and name in self._plan.sums
-        return TapValue((np.sum(parts, axis=0, dtype=np.float32) if is_summand else parts[0],))
+        if not is_summand:
+            return TapValue((parts[0],))
+        return TapValue((np.asarray(np.sum(parts, axis=0, dtype=np.float32)),))
 
     def _empty_cache(self, rank: _RankModel, steps: Sequence[StepArguments]) -> list[torch.Tensor]:
         shape = (steps[0].page_table.size, 2, rank.num_kv_slots, self._page_tokens, self._config.head_dim)

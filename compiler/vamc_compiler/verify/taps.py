@@ -171,7 +171,7 @@ class _Planner:
         self.add(f"{path}.out", f"{node.op_type} {path}", node.output[-1])
 
     def weight_of(self, node: onnx.NodeProto) -> str:
-        return next(name for name in node.input if name in self.specs)
+        return str(next(name for name in node.input if name in self.specs))
 
     def linear(self, node: onnx.NodeProto, weight: str) -> None:
         path, x = module_path(weight), node.input[0]
