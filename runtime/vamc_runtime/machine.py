@@ -36,8 +36,11 @@ def cpu_features() -> frozenset[str]:
 
 
 def cpu_model() -> str:
-    """The CPU's name, for people."""
-    return _proc_field("cpuinfo", "model name") or platform.machine()
+    """The CPU's name, for people, with its family, model and stepping: hypervisors give generations one name."""
+    name = _proc_field("cpuinfo", "model name") or platform.machine()
+    numbers = [(key, _proc_field("cpuinfo", key)) for key in ("cpu family", "model", "stepping")]
+    known = [f"{key.removeprefix('cpu ')} {value}" for key, value in numbers if value]
+    return f"{name} ({', '.join(known)})" if known else name
 
 
 def available_cores() -> list[int]:

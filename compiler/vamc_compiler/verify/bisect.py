@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from vamc_compiler.graph import parse_model
 from vamc_compiler.verify.blocks import TapError, blame, first_wrong, locate, wrong_ranks
 from vamc_compiler.verify.compare import inside
 from vamc_compiler.verify.graph_stage import STEP_INPUTS
@@ -36,7 +37,7 @@ from vamc_compiler.verify.run import Array, Run, TapValue
 from vamc_compiler.verify.steps import plan_steps
 from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
 from vamc_compiler.verify.subject import Subject
-from vamc_compiler.verify.taps import LOGITS
+from vamc_compiler.verify.taps import LOGITS, plan_taps
 from vamc_compiler.verify.verification import Failure
 from vamc_runtime.errors import UserError
 
@@ -107,8 +108,11 @@ class _CaseWriter:
     ) -> None:
         self._failure, self._subject, self._error, self._rank = failure, subject, error, rank
         self._expected, self._found = expected, found
-        self._plan = failure.runner.setting.plan
-        self._graph = merge_ranks([graph.model() for graph in subject.graphs], STEP_INPUTS)
+        # What was exported is looked at in the exported graph; everything else in the one that is compiled.
+        exported = failure.after.name.startswith("exported")
+        models = [parse_model(graph.traced if exported else graph.simplified) for graph in subject.graphs]
+        self._plan = plan_taps(models[0], subject.parameters)
+        self._graph = merge_ranks(models, STEP_INPUTS)
         self._parameters = [RankParameters(subject.checkpoint, graph.parameters, 0) for graph in subject.graphs]
 
     def write(self, folder: Path, location: Location) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vamc_compiler.package import toolchain_versions
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
@@ -16,6 +17,9 @@ from vamc_runtime.certificate import FILE_NAME, SCHEMA_VERSION, Certificate, Fig
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest, hash_file
+
+if TYPE_CHECKING:
+    from vamc_compiler.verify.verification import Outcome, Request
 
 GOLDEN_TOKENS = 32
 """Positions that a self-test on another CPU compares."""
@@ -49,7 +53,7 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
     """
     if subject.config.verify.when == "off":
         return Certified(_without(subject, "off", "verify.when is off"), None)
-    from vamc_compiler.verify.verification import SHORT, Request, verify
+    from vamc_compiler.verify.verification import SHORT, Request
 
     obstacle = _obstacle(subject)
     if obstacle:
@@ -57,7 +61,7 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         return Certified(_without(subject, "skipped", obstacle), None)
     request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code)
     with stages.stage("verify") as note:
-        outcome = verify(request, Stages(_Within(stages.reporter)))
+        outcome = _verify(request, Stages(_Within(stages.reporter)))
         report = outcome.report
         failed = sum(not pair.passed for pair in report.pairs)
         note.text = f"{failed} of {len(report.pairs)} comparisons outside budget" if failed else _summary(report)
@@ -90,6 +94,21 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         golden=golden,
     )
     return Certified(certificate, report)
+
+
+def _verify(request: Request, stages: Stages) -> Outcome:
+    """Verify; where the checkpoint's own code was trusted for its modeling file and does not run as reference, without.
+
+    Published code is often written for older versions of transformers than today's: no reason to refuse the build.
+    """
+    from vamc_compiler.verify.reference_code import OwnCodeError
+    from vamc_compiler.verify.verification import verify
+
+    try:
+        return verify(request, stages)
+    except OwnCodeError as error:
+        stages.reporter.warn(f"{error.found}; verifying against another reference")
+        return verify(dataclasses.replace(request, trust_checkpoint_code=False), stages)
 
 
 class _Within(SilentReporter):

@@ -128,11 +128,15 @@ def _own_class(directory: Path, name: str) -> Any:
     return get_class_from_dynamic_module(name.rpartition("--")[2], str(directory), local_files_only=True)
 
 
-def own_code_failed(description: str, error: Exception) -> UserError:
+class OwnCodeError(UserError):
+    """The code that a checkpoint brings does not run here."""
+
+
+def own_code_failed(description: str, error: Exception) -> OwnCodeError:
     """The message for an error that came out of the checkpoint's own code."""
     import transformers
 
-    return UserError(
+    return OwnCodeError(
         f"{description} does not run: {_summary(error)}",
         expected=f"code that runs under transformers {transformers.__version__} and torch {torch.__version__}",
         fix="verify without --trust-checkpoint-code, or install what the code was written for",

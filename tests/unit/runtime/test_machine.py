@@ -104,6 +104,17 @@ class TestAvailableMemory:
         assert machine.available_memory_bytes() == 1024 * MIB
 
 
+class TestCpuModel:
+    def test_generations_with_one_name_are_told_apart(self, files: dict[str, str]) -> None:
+        files["/proc/cpuinfo"] = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+        assert machine.cpu_model() == "AMD EPYC (family 25, model 17, stepping 1)"
+
+    def test_a_cpu_without_numbers(self, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        files["/proc/cpuinfo"] = "Features\t: fp asimd\n"
+        assert machine.cpu_model() == "aarch64"
+
+
 class TestAmx:
     @pytest.mark.parametrize(("answer", "granted"), [(0, True), (-1, False)])
     def test_linux_is_asked(self, monkeypatch: pytest.MonkeyPatch, answer: int, granted: bool) -> None:
