@@ -175,7 +175,9 @@ MODELING = (
         name="RoPE with another base",
         case=ROTARY_2,
         during="modeling",
-        edits=(Edit("source_code/rotary.py", "np.float32(config.rope_theta) **", "np.float32(config.rope_theta / 2) **"),),
+        edits=(
+            Edit("source_code/rotary.py", "np.float32(config.rope_theta) **", "np.float32(config.rope_theta / 2) **"),
+        ),
         found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -183,7 +185,11 @@ MODELING = (
         case=ROTARY_2,
         during="modeling",
         edits=(
-            Edit(_EAGER_ATTENTION, "key_position[None] <= position[:, None]", "key_position[None] <= position[:, None] + 1"),
+            Edit(
+                _EAGER_ATTENTION,
+                "key_position[None] <= position[:, None]",
+                "key_position[None] <= position[:, None] + 1",
+            ),
         ),
         found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
     ),
@@ -191,7 +197,11 @@ MODELING = (
         name="residual added twice",
         case=ROTARY_2,
         during="modeling",
-        edits=(Edit("source_code/decoder.py", "return x, self.mlp(normalised)", "return x + attended, self.mlp(normalised)"),),
+        edits=(
+            Edit(
+                "source_code/decoder.py", "return x, self.mlp(normalised)", "return x + attended, self.mlp(normalised)"
+            ),
+        ),
         found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="residual stream"),),
     ),
     Mutation(
@@ -199,7 +209,11 @@ MODELING = (
         case=ROTARY_2,
         during="modeling",
         edits=(
-            Edit("source_code/decoder.py", "silu_mul(self.gate_proj(x), self.up_proj(x))", "silu_mul(self.up_proj(x), self.gate_proj(x))"),
+            Edit(
+                "source_code/decoder.py",
+                "silu_mul(self.gate_proj(x), self.up_proj(x))",
+                "silu_mul(self.up_proj(x), self.gate_proj(x))",
+            ),
         ),
         found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="SiluMul model.layers.0.mlp"),),
     ),
@@ -207,9 +221,17 @@ MODELING = (
         name="AllReduce missing after the feed-forward, modeling",
         case=ROTARY_2,
         during="modeling",
-        edits=(Edit("source_code/decoder.py", "sum_over_ranks(self.down_proj(inner), self.rank_num)", "self.down_proj(inner)"),),
+        edits=(
+            Edit(
+                "source_code/decoder.py",
+                "sum_over_ranks(self.down_proj(inner), self.rank_num)",
+                "self.down_proj(inner)",
+            ),
+        ),
         found=(
-            Found(stage="modeling file, 2 ranks", block="layer 0 feed-forward", op="Linear model.layers.0.mlp.down_proj"),
+            Found(
+                stage="modeling file, 2 ranks", block="layer 0 feed-forward", op="Linear model.layers.0.mlp.down_proj"
+            ),
         ),
     ),
     Mutation(

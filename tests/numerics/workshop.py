@@ -1,6 +1,7 @@
-"""Small random models, built clean or with a mutation's patch in effect."""
+"""Small random models, built clean or while a mutation's patch is in effect, and their verification."""
 
 from __future__ import annotations
+import __future__
 
 import contextlib
 import functools
@@ -10,9 +11,8 @@ import json
 import shutil
 import sys
 import textwrap
-from __future__ import annotations as future
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -24,14 +24,284 @@ from rank_bytes import record_again
 from safetensors.torch import save_file
 
 from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
-from vamc_compiler.config import load_config
+from vamc_compiler.config import BuildConfig, load_config
 from vamc_compiler.graph import RankGraph, make_rank_graph
-from vamc_compiler.model.registry import ModelSource
+from vamc_compiler.model.registry import ModelSource, find_model
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.verification import EVERYTHING, Part, Request, verify
-from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.weights.checkpoint import open_checkpoint
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+MCPU = "x86-64-v3"
+"""Compiles in half the time of a library for AVX-512, and runs wherever the tests do."""
+NUM_TOKENS, CONTEXT = 96, 128
+MODELS: dict[str, dict[str, Any]] = {
+    "alibi": {"model_type": "baichuan", "model_max_length": CONTEXT},
+    "rotary": {"model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": CONTEXT},
+}
+# Few different widths: a kernel for each is compiled. 6 heads are padded to 8 on 4 ranks.
+SIZES = {
+    "hidden_size": 96,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 288,
+}
+WITHOUT: dict[str, frozenset[Part]] = {
+    "modeling": frozenset(("reference", "modeling")),
+    "trace": frozenset(("modeling", "graphs")),
+    "library": frozenset(("modeling", "compiled")),
+    "stale library": frozenset(("modeling", "compiled")),
+    "weights": frozenset(("modeling", "weights", "compiled")),
+    "files": frozenset(("modeling", "weights", "compiled")),
+}
+"""The stages that are run for each kind of mutation: the one that is wrong, and what it is compared with."""
+
+
+def _shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """Tensors of a checkpoint."""
+    width, inner, vocab = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["vocab_size"]
+    kv_width = width * MODELS[model].get("num_key_value_heads", 0) // SIZES["num_attention_heads"]
+    projections = (
+        {"W_pack": 3 * width} if model == "alibi" else {"q_proj": width, "k_proj": kv_width, "v_proj": kv_width}
+    )
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocab, width),
+        "model.norm.weight": (width,),
+        "lm_head.weight": (vocab, width),
+    }
+    for layer in range(SIZES["num_hidden_layers"]):
+        path = f"model.layers.{layer}"
+        for name, outputs in (projections | {"o_proj": width}).items():
+            shapes[f"{path}.self_attn.{name}.weight"] = (outputs, width)
+        for name, shape in {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}.items():
+            shapes[f"{path}.mlp.{name}_proj.weight"] = shape
+        shapes[f"{path}.input_layernorm.weight"] = shapes[f"{path}.post_attention_layernorm.weight"] = (width,)
+    return shapes
+
+
+def write_checkpoint(model: str, directory: Path) -> Path:
+    """Random weights, larger than at the start of a training: attention has to matter."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(SIZES | MODELS[model]), encoding="utf-8")
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(shape: tuple[int, ...]) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator)
+        return 1 + 0.1 * values if len(shape) == 1 else values * (2 / shape[1] ** 0.5)
+
+    tensors = {name: tensor(shape).to(torch.float16) for name, shape in _shapes(model).items()}
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+def _function(place: str) -> FunctionType:
+    module, _, path = place.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert isinstance(found, FunctionType), f"{place} is a plain function"
+    return found
+
+
+def _replaced(text: str, edit: Edit) -> str:
+    assert text.count(edit.right) == 1, f"the mutation no longer fits {edit.place}: {edit.right!r}"
+    return text.replace(edit.right, edit.wrong)
+
+
+def _edited_function(function: FunctionType, edit: Edit) -> FunctionType:
+    """The function's own source with the edit, compiled in its own module."""
+    text = _replaced(textwrap.dedent(inspect.getsource(function)), edit)
+    code = compile(text, f"<mutated {edit.place}>", "exec", flags=__future__.annotations.compiler_flag)
+    defined: dict[str, FunctionType] = {}
+    exec(code, function.__globals__, defined)
+    return defined[function.__name__]
+
+
+def _forget_kernels() -> None:
+    """Kernels are built once per process: not when the code that builds them has changed."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vamc_compiler.kernels"):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+
+
+@contextlib.contextmanager
+def edited(edits: Sequence[Edit]) -> Iterator[None]:
+    """Replace the code of functions; whoever has imported them by name sees it too."""
+    changes = [
+        (function, _edited_function(function, edit).__code__)
+        for edit in edits
+        if not edit.place.startswith(SOURCE_CODE)
+        for function in [_function(edit.place)]
+    ]
+    kept = [(function, function.__code__) for function, _ in changes]
+    _forget_kernels()
+    try:
+        for function, code in changes:
+            function.__code__ = code
+        yield
+    finally:
+        for function, code in kept:
+            function.__code__ = code
+        _forget_kernels()
+
+
+class Workshop:
+    """Checkpoints and clean builds, each made once.
+
+    Args:
+        folder: for everything that is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._clean: dict[Case, Subject] = {}
+        self._checkpoint = functools.cache(lambda model: write_checkpoint(model, self.new_folder() / "checkpoint"))
+
+    def new_folder(self) -> Path:
+        """An empty one."""
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        return folder
+
+    def _config(self, case: Case, folder: Path) -> BuildConfig:
+        quantize = ", quantize: {type: int8_per_channel}" if case.precision == "int8" else ""
+        (folder / "build.yaml").write_text(
+            f"name: mutated\nworkspace: {{path: {folder}, workers: 1}}\n"
+            f"frontend: {{checkpoint: {self._checkpoint(case.model)}, shape: {{input_ids: [[{CONTEXT}], [{CONTEXT}]]}},"
+            f" model_kwargs: {{tp: {case.num_ranks}}}{quantize}}}\n"
+            f"backend: {{dtype: {case.precision}, target: {{mcpu: [{MCPU}]}}}}\n"
+            f"verify: {{when: off, tokens: {NUM_TOKENS}}}\n",
+            encoding="utf-8",
+        )
+        return load_config(folder / "build.yaml")
+
+    def compiled(
+        self,
+        case: Case,
+        folder: Path,
+        edits: Sequence[Edit] = (),
+        graphs: Sequence[RankGraph] | None = None,
+        library: Path | None = None,
+    ) -> Subject:
+        """Compile a case while edits are in effect.
+
+        Args:
+            case: what to compile.
+            folder: for config and runstream; `source_code` in it is used.
+            edits: of functions.
+            graphs: taken instead of traced ones.
+            library: a runstream whose library is taken instead of a compiled one.
+        """
+        request = CompileRequest(config=self._config(case, folder))
+        stages = Stages(SilentReporter())
+        inputs = check_inputs(request, stages.reporter)
+        source = find_model(inputs.checkpoint.directory, _source_code(folder), trust_checkpoint_code=False)
+        (folder / "runstream").mkdir()
+        with contextlib.ExitStack() as stack:
+            made = _graphs(source, case, ModelPrecision.of(request.config)) if graphs is None else graphs
+            stack.enter_context(mock.patch("vamc_compiler.compile.make_rank_graphs", lambda *_, **__: list(made)))
+            if library is not None:
+                take = functools.partial(_take_library, library)
+                stack.enter_context(mock.patch("vamc_compiler.compile.build_library", take))
+            stack.enter_context(edited(edits))
+            built = build_runstream(request, inputs, folder / "runstream", stages)
+        return subject_of(request.config, inputs, built)
+
+    def clean(self, case: Case) -> Subject:
+        """The unmutated build."""
+        if case not in self._clean:
+            self._clean[case] = self.compiled(case, self.new_folder())
+        return self._clean[case]
+
+    def traced(self, case: Case, folder: Path) -> Subject:
+        """Graphs and parameters without anything compiled."""
+        other = replace(
+            case, precision="int8" if case.model == "alibi" else "fp16", num_ranks=2 if case.model == "alibi" else 1
+        )
+        config, manifest = self._config(case, folder), self.clean(other).manifest
+        source = find_model(config.frontend.checkpoint, _source_code(folder), trust_checkpoint_code=False)
+        graphs = _graphs(source, case, ModelPrecision.of(config))
+        return Subject(
+            config=config,
+            source=source,
+            checkpoint=open_checkpoint(config.frontend.checkpoint),
+            graphs=graphs,
+            runstream=folder / "none",
+            manifest=replace(manifest, kv_cache=replace(manifest.kv_cache, num_heads=graphs[0].num_kv_slots)),
+        )
+
+    def verified(self, mutation: Mutation) -> VerificationReport:
+        """Build with the mutation, and verify."""
+        folder, during, case = self.new_folder(), mutation.during, mutation.case
+        _write_source_code(mutation.edits, folder)
+        parts = WITHOUT[during]
+        if during == "modeling":
+            with edited(mutation.edits):
+                return report(self.traced(case, folder), parts)
+        if during == "trace":
+            with edited(mutation.edits):
+                subject = self.traced(case, folder)
+            return report(subject, parts)
+        clean = self.clean(case)
+        if during == "library":
+            return report(self.compiled(case, folder, mutation.edits, clean.graphs), parts)
+        if during == "weights":
+            return report(self.compiled(case, folder, mutation.edits, clean.graphs, clean.runstream), parts)
+        shutil.copytree(clean.runstream, folder / "damaged")
+        if during == "stale library":
+            stale = self.compiled(case, folder)
+            shutil.copytree(stale.runstream / "lib", folder / "damaged" / "lib", dirs_exist_ok=True)
+        if mutation.damage is not None:
+            mutation.damage(folder / "damaged")
+        manifest = record_again(folder / "damaged")
+        return report(replace(clean, runstream=folder / "damaged", manifest=manifest), parts)
+
+
+def report(subject: Subject, parts: frozenset[Part] = EVERYTHING) -> VerificationReport:
+    """Verify without a word."""
+    return verify(Request(subject=subject, parts=parts), Stages(SilentReporter())).report
+
+
+def _source_code(folder: Path) -> Path:
+    own = folder / SOURCE_CODE
+    return own if own.is_dir() else REPOSITORY / SOURCE_CODE
+
+
+def _write_source_code(edits: Sequence[Edit], folder: Path) -> None:
+    """A copy of the modeling files with the edits that are for them; none where there are no such edits."""
+    for edit in edits:
+        if edit.place.startswith(SOURCE_CODE):
+            if not (folder / SOURCE_CODE).exists():
+                hidden = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(REPOSITORY / SOURCE_CODE, folder / SOURCE_CODE, ignore=hidden)
+            file = folder / edit.place
+            file.write_text(_replaced(file.read_text(encoding="utf-8"), edit), encoding="utf-8")
+
+
+def _graphs(source: ModelSource, case: Case, precision: ModelPrecision) -> tuple[RankGraph, ...]:
+    """Every rank's graph; they are alike, so that one is traced and the others' parameters are listed."""
+    first = make_rank_graph(source, case.num_ranks, precision, 0)
+    graphs = [first]
+    for rank in range(1, case.num_ranks):
+        with torch.device("meta"):
+            model = build_rank(source, source.config.for_rank(rank, case.num_ranks), precision)
+        graphs.append(replace(first, rank=rank, parameters=tuple(list_parameters(model))))
+    return tuple(graphs)
+
+
+def _take_library(runstream: Path, module: Any, target: Any, folder: Path, *_: Any) -> Any:
+    """Stands for `build_library`: another build's library."""
+    from vamc_runtime.manifest import read_manifest
+
+    shutil.copytree(runstream / "lib", folder / "lib")
+    return read_manifest(runstream).libraries[0]

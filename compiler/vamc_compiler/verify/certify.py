@@ -59,7 +59,8 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
     if obstacle:
         stages.reporter.warn(f"the runstream is not verified: {obstacle}")
         return Certified(_without(subject, "skipped", obstacle), None)
-    request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code)
+    # The original runs twice: reading its weights again costs less than a build that needs memory for the model.
+    request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code, share_bytes=0)
     with stages.stage("verify") as note:
         outcome = _verify(request, Stages(_Within(stages.reporter)))
         report = outcome.report

@@ -95,7 +95,7 @@ def compare_forms(
     start = time.perf_counter()
     setting = runner.setting
     expected, found = runner.streams(before), runner.streams(after)
-    forced = [runner.run(after, i, setting.plan.streams, run) for i, run in enumerate(expected)]
+    forced = [_forced(runner, after, i, *runs) for i, runs in enumerate(zip(expected, found, strict=True))]
     errors = merge_errors([block_errors(setting.plan, *runs) for runs in zip(expected, found, forced, strict=True)])
     logits = [run.logits for run in expected], [run.logits for run in found]
     with np.errstate(all="ignore"):
@@ -113,6 +113,14 @@ def compare_forms(
     )
     location = None if result.passed else find_fault(runner, before, after, errors, block_limit)
     return replace(result, location=location, seconds=time.perf_counter() - start)
+
+
+def _forced(runner: Runner, after: Form, index: int, expected: Run, found: Run) -> Run:
+    """The checked stage, fed the other's streams; where it computed the very same ones, what it computed already."""
+    streams = [tap for tap in runner.setting.plan.streams if tap in expected.taps and tap in found.taps]
+    if streams and all(np.array_equal(expected.taps[tap].whole(), found.taps[tap].whole()) for tap in streams):
+        return found
+    return runner.run(after, index, runner.setting.plan.streams, expected)
 
 
 def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[BlockError], limit: float) -> Location:

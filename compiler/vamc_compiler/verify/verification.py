@@ -61,6 +61,8 @@ class Request:
     """Which stages."""
     trust_checkpoint_code: bool = False
     """Run the checkpoint's own code as reference."""
+    share_bytes: int | None = None
+    """What each stage may keep of the weights; None for an eighth of the free memory."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class _Verification:
         ).overridden(settings.verify.budget)
         self.plan = plan_taps(subject.graphs[0].model(), subject.parameters)
         self.limit = subject.manifest.limits.max_prefill_tokens
-        self.memory = _memory_share()
+        given = self.request.share_bytes
+        self.memory = _memory_share() if given is None else given
         self.tokenizer = self._load_tokenizer()
         self.runner = Runner(
             Setting(

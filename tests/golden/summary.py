@@ -1,0 +1,203 @@
+"""Figures of a verification as a few lines of text, and whether new ones are worse than those that were kept.
+
+One file holds the cases of one model:
+
+    [int8, 4 ranks] znver4
+    original -> compiled, 4 ranks          kl 4.8e-07  same 1.000  ppl 1.0000  block 1.4e-02  rms 6.9e-03
+
+`znver4` is the level of the library that ran; `<1e-09` is an error below the figure's noise floor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vamc_compiler.verify.result import PairResult, VerificationReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One kind of figure: how it is written, and what its noise is (measured: docs/numerics.md)."""
+
+    meaning: str
+    floor: float
+    """Errors up to this one are all the same."""
+    factor: float
+    """Above it, so many times the golden error is still the same."""
+    form: str
+    """How the value is written."""
+    is_ideal: float = 0.0
+    """The value of a perfect copy: what the error is counted from."""
+
+    def error(self, value: float) -> float:
+        """How far a value is from that of a perfect copy; for a ratio its logarithm, so that both sides count alike."""
+        if self.is_ideal == 0:
+            return value
+        return abs(math.log(value)) if value > 0 else math.inf
+
+    def bound(self, golden: float) -> float:
+        """The largest error that is no worse than a golden value's."""
+        return max(self.floor, self.factor * self.error(golden))
+
+    def is_worse(self, golden: float, found: float) -> bool:
+        """Whether the error grew by more than its noise; what is no number is worse than everything."""
+        return not self.error(found) <= self.bound(golden)
+
+    def write(self, value: float) -> str:
+        """For the golden file."""
+        if self.is_ideal == 0 and value <= self.floor and self.floor > 0:
+            return f"<{self.floor:.0e}"
+        return f"{value:{self.form}}"
+
+
+FIGURES = {
+    "kl": Figure(meaning="mean KL in nats", floor=1e-9, factor=2, form=".1e"),
+    "same": Figure(meaning="same top token where decided", floor=5e-3, factor=1.5, form=".3f", is_ideal=1),
+    "ppl": Figure(meaning="perplexity ratio", floor=2e-4, factor=2, form=".4f", is_ideal=1),
+    "block": Figure(meaning="largest block error", floor=5e-4, factor=2, form=".1e"),
+    "rms": Figure(meaning="largest block error, root mean square over tokens", floor=3e-5, factor=2, form=".1e"),
+    "wrong": Figure(meaning="tensors that differ", floor=0, factor=1, form=".0f"),
+}
+
+Figures = Mapping[str, float]
+"""Name in `FIGURES` -> value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is kept of one verification."""
+
+    library: str
+    """CPU level of the library that ran."""
+    pairs: Mapping[str, Figures]
+    """By pair, in the order of the stages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A figure that is not what it was."""
+
+    pair: str
+    figure: str
+    golden: float | None
+    """None for what is new."""
+    found: float | None
+    """None for what is gone."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the check fails by it: the error grew, or nothing was measured."""
+        if self.golden is None:
+            return False
+        return self.found is None or FIGURES[self.figure].is_worse(self.golden, self.found)
+
+    def __str__(self) -> str:
+        figure = FIGURES[self.figure]
+        golden, found = ("none" if v is None else figure.write(v) for v in (self.golden, self.found))
+        return f"{self.pair}: {figure.meaning}: golden {golden}, found {found}"
+
+
+def summarize(report: VerificationReport) -> Summary:
+    """The figures of a report."""
+    return Summary(library=report.library, pairs={_name(pair): dict(_figures(pair)) for pair in report.pairs})
+
+
+def _name(pair: PairResult) -> str:
+    if pair.check == "prefill":
+        return f"{pair.before} -> {pair.after}"
+    return f"{pair.after}, {pair.check}" if pair.check == "greedy tokens" else pair.after
+
+
+def _figures(pair: PairResult) -> Iterator[tuple[str, float]]:
+    if pair.check == "weights":
+        yield "wrong", pair.budgets[0].value
+    if pair.metrics is not None:
+        if pair.check != "greedy tokens":  # after another choice at a toss-up, the KL is one of other tokens
+            yield "kl", pair.metrics.kl_mean
+        yield "same", pair.metrics.same_decided
+        if pair.check != "greedy tokens":
+            yield "ppl", pair.metrics.perplexity_ratio
+    blocks = [block for block in pair.blocks if block.isolated is not None and block.isolated_rms is not None]
+    if blocks:
+        yield "block", max(block.isolated or 0.0 for block in blocks)
+        yield "rms", max(block.isolated_rms or 0.0 for block in blocks)
+
+
+def compare(golden: Summary, found: Summary) -> list[Change]:
+    """Every figure that changed by more than its noise, or that only one of the two has."""
+    changes = []
+    for pair in dict.fromkeys((*golden.pairs, *found.pairs)):
+        ours, theirs = golden.pairs.get(pair, {}), found.pairs.get(pair, {})
+        for name in dict.fromkeys((*ours, *theirs)):
+            change = Change(pair=pair, figure=name, golden=ours.get(name), found=theirs.get(name))
+            if not _same(change):
+                changes.append(change)
+    return changes
+
+
+def _same(change: Change) -> bool:
+    if change.golden is None or change.found is None:
+        return False
+    figure = FIGURES[change.figure]
+    return not figure.is_worse(change.golden, change.found) and not figure.is_worse(change.found, change.golden)
+
+
+def updated(golden: Summary | None, found: Summary) -> Summary:
+    """What to keep from now on: the golden figure wherever the new one is the same but for noise.
+
+    So a file shows only what really changed, and no figure drifts by a little noise with every update.
+    """
+    if golden is None:
+        return found
+    changed = {(change.pair, change.figure) for change in compare(golden, found)}
+    return Summary(
+        library=found.library if changed else golden.library,
+        pairs={
+            pair: {
+                name: value if (pair, name) in changed else golden.pairs[pair][name] for name, value in figures.items()
+            }
+            for pair, figures in found.pairs.items()
+        },
+    )
+
+
+def read_summaries(path: Path) -> dict[str, Summary]:
+    """The cases of a golden file, by heading; none where there is no file."""
+    if not path.exists():
+        return {}
+    cases: dict[str, Summary] = {}
+    pairs: dict[str, Figures] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if heading := re.fullmatch(r"\[(.+)\] (\S+)", line):
+            pairs = {}
+            cases[heading[1]] = Summary(library=heading[2], pairs=pairs)
+        elif line and not line.startswith("#"):
+            pair, *figures = re.split(r" {2,}", line.rstrip())
+            pairs[pair] = {name: float(text.lstrip("<")) for name, _, text in (f.partition(" ") for f in figures)}
+    return cases
+
+
+def write_summaries(path: Path, cases: Mapping[str, Summary], headings: Iterable[str]) -> None:
+    """Write a golden file, its cases in the order of `headings`."""
+    lines = [
+        f"# What `vamc verify` finds for {path.stem} on held-out text. `make numerics` compares with these lines,",
+        "# `make numerics-update` rewrites them. Each line is a comparison of two stages:",
+        *(f"#   {name:<6} {figure.meaning}" for name, figure in FIGURES.items()),
+    ]
+    for heading in headings:
+        if heading in cases:
+            lines += ["", f"[{heading}] {cases[heading].library}", *_lines(cases[heading])]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    width = max(map(len, summary.pairs))
+    for pair, figures in summary.pairs.items():
+        texts = (f"{name} {FIGURES[name].write(value)}" for name, value in figures.items())
+        yield f"{pair:<{width}}  " + "  ".join(texts)
