@@ -40,6 +40,7 @@ from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_compiler.verify.certify import add_certificate, certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
+from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
 from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
@@ -174,6 +175,8 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
             expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
             fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
         )
+    if config.verify.when == "compile":
+        tokens_of(config, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     with FakeTensorMode():
         ranks = [

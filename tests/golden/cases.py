@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKPOINTS = REPOSITORY / "build_in" / "checkpoints"
 CONFIGS = REPOSITORY / "build_in" / "build"
-HELD_OUT = CHECKPOINTS / "held_out.txt"
-"""Text that no demo model was trained on."""
-NUM_TOKENS = 512
 
 # Demo checkpoint -> the middle of its configs' names: build_in/build/hf_<middle>_<dtype>.yaml
 DEMO_MODELS = {
@@ -41,6 +38,8 @@ PRECISIONS = {
 # 6 heads (13B) divide by 2 and 3, and are padded for 4; 4 heads (7B) are padded for 3; 2 key/value heads (LLaMA) are
 # divided for 2, repeated for 3, and for 4 repeated while query heads are padded.
 DEGREES = (1, 2, 3, 4)
+# A precision of prefill alone: nothing about it depends on the degree.
+ON_ONE_RANK = {"fp16 prefill bf16"}
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +63,7 @@ def every_case() -> Iterator[Case]:
     """The whole matrix, model by model."""
     for model in DEMO_MODELS:
         for precision in PRECISIONS:
-            for tp in DEGREES:
+            for tp in DEGREES[:1] if precision in ON_ONE_RANK else DEGREES:
                 yield Case(model, precision, tp)
 
 
@@ -86,8 +85,6 @@ def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_inter
     overrides = [
         *changes,
         "verify.when=off",
-        f"verify.text={HELD_OUT}",
-        f"verify.tokens={NUM_TOKENS}",
         *([f"backend.target.mcpu=[{', '.join(mcpu)}]"] if mcpu else []),
         f"frontend.model_kwargs.tp={case.tp}",
         f"workspace.path={folder.parent}",
@@ -105,9 +102,9 @@ def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_inter
 
 
 def verify_case(subject: Subject) -> VerificationReport:
-    """Every stage of a built case, on the held-out text.
+    """Every stage of a built case, on the tokens of a default `vamc verify`: 256 of the built-in sample.
 
-    The same model on one rank is not compiled once more for a case over several: it is a case of its own.
+    The demo models never saw such text, so their probabilities are flat and errors show. The same model on one rank is not compiled once more for a case over several: it is a case of its own.
     """
     from vamc_compiler.stages import SilentReporter, Stages
     from vamc_compiler.verify.verification import Request, verify

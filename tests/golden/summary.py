@@ -1,20 +1,10 @@
-"""Figures of a verification as a few lines of text, and whether new ones are worse than those that were kept.
-
-One file holds the cases of one model:
-
-    [int8, 4 ranks] znver4
-    original -> compiled, 4 ranks          kl 4.8e-07  same 1.000  ppl 1.0000  block 1.4e-02  rms 6.9e-03
-
-`znver4` is the level of the library that ran; `<1e-09` is an error below the figure's noise floor.
-"""
+"""The figures that are kept of a verification, and whether new ones are worse by more than their noise."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,12 +22,12 @@ class Figure:
     """Above it, so many times the golden error is still the same."""
     form: str
     """How the value is written."""
-    is_ideal: float = 0.0
+    ideal: float = 0.0
     """The value of a perfect copy: what the error is counted from."""
 
     def error(self, value: float) -> float:
         """How far a value is from that of a perfect copy; for a ratio its logarithm, so that both sides count alike."""
-        if self.is_ideal == 0:
+        if self.ideal == 0:
             return value
         return abs(math.log(value)) if value > 0 else math.inf
 
@@ -51,15 +41,15 @@ class Figure:
 
     def write(self, value: float) -> str:
         """For the golden file."""
-        if self.is_ideal == 0 and value <= self.floor and self.floor > 0:
+        if self.ideal == 0 and value <= self.floor and self.floor > 0:
             return f"<{self.floor:.0e}"
         return f"{value:{self.form}}"
 
 
 FIGURES = {
     "kl": Figure(meaning="mean KL in nats", floor=1e-9, factor=2, form=".1e"),
-    "same": Figure(meaning="same top token where decided", floor=5e-3, factor=1.5, form=".3f", is_ideal=1),
-    "ppl": Figure(meaning="perplexity ratio", floor=2e-4, factor=2, form=".4f", is_ideal=1),
+    "same": Figure(meaning="same top token where decided", floor=5e-3, factor=1.5, form=".3f", ideal=1),
+    "ppl": Figure(meaning="perplexity ratio", floor=2e-4, factor=2, form=".4f", ideal=1),
     "block": Figure(meaning="largest block error", floor=5e-4, factor=2, form=".1e"),
     "rms": Figure(meaning="largest block error, root mean square over tokens", floor=3e-5, factor=2, form=".1e"),
     "wrong": Figure(meaning="tensors that differ", floor=0, factor=1, form=".0f"),
@@ -165,39 +155,3 @@ def updated(golden: Summary | None, found: Summary) -> Summary:
             for pair, figures in found.pairs.items()
         },
     )
-
-
-def read_summaries(path: Path) -> dict[str, Summary]:
-    """The cases of a golden file, by heading; none where there is no file."""
-    if not path.exists():
-        return {}
-    cases: dict[str, Summary] = {}
-    pairs: dict[str, Figures] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if heading := re.fullmatch(r"\[(.+)\] (\S+)", line):
-            pairs = {}
-            cases[heading[1]] = Summary(library=heading[2], pairs=pairs)
-        elif line and not line.startswith("#"):
-            pair, *figures = re.split(r" {2,}", line.rstrip())
-            pairs[pair] = {name: float(text.lstrip("<")) for name, _, text in (f.partition(" ") for f in figures)}
-    return cases
-
-
-def write_summaries(path: Path, cases: Mapping[str, Summary], headings: Iterable[str]) -> None:
-    """Write a golden file, its cases in the order of `headings`."""
-    lines = [
-        f"# What `vamc verify` finds for {path.stem} on held-out text. `make numerics` compares with these lines,",
-        "# `make numerics-update` rewrites them. Each line is a comparison of two stages:",
-        *(f"#   {name:<6} {figure.meaning}" for name, figure in FIGURES.items()),
-    ]
-    for heading in headings:
-        if heading in cases:
-            lines += ["", f"[{heading}] {cases[heading].library}", *_lines(cases[heading])]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _lines(summary: Summary) -> Iterator[str]:
-    width = max(map(len, summary.pairs))
-    for pair, figures in summary.pairs.items():
-        texts = (f"{name} {FIGURES[name].write(value)}" for name, value in figures.items())
-        yield f"{pair:<{width}}  " + "  ".join(texts)

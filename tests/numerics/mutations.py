@@ -48,6 +48,7 @@ class Found:
     block: str = ""
     op: str = ""
     ranks: tuple[int, ...] = ()
+    """Those that are wrong; empty where all are, or the value is the same on all."""
     detail: str = ""
     """Part of it."""
 
@@ -58,13 +59,15 @@ class Mutation:
 
     name: str
     case: Case
-    during: Literal["modeling", "trace", "library", "weights", "stale library", "files"]
+    during: Literal["modeling", "modeling and trace", "trace", "library", "weights", "stale library", "files"]
     """When the edits are in effect.
 
-    modeling: all the time, while the modeling stages run. trace: while graphs are made, and no longer. library, weights:
-    while the library is compiled or the weights are written, everything else being the clean build's. stale library:
-    while a library is compiled from the edited modeling file that then replaces the clean one. files: `damage` changes
-    the files of a finished runstream.
+    - modeling: while the modeling stages run. Where to tap them is read from the clean graph.
+    - modeling and trace: before that, also while the graph is made.
+    - trace: while the graph is made, and no longer.
+    - library, weights: while the library is compiled or the weights are written; all else is the clean build's.
+    - stale library: while a library is compiled from the edited modeling file; it then replaces the clean one.
+    - files: no edits; `damage` changes the files of a finished runstream.
     """
     edits: tuple[Edit, ...] = ()
     damage: Callable[[Path], None] | None = None
@@ -75,7 +78,8 @@ class Mutation:
 ALIBI, ALIBI_4 = (Case(model="alibi", precision=p, num_ranks=n) for p, n in (("int8", 2), ("fp16", 4)))
 ROTARY, ROTARY_2, ROTARY_4 = (Case(model="rotary", precision="fp16", num_ranks=n) for n in (1, 2, 4))
 CASES = (ALIBI, ALIBI_4, ROTARY, ROTARY_2, ROTARY_4)
-COMPILED = (ALIBI, ROTARY)
+COMPILED = {"alibi": ALIBI, "rotary": ROTARY}
+"""The case of each model that is also compiled."""
 
 _ATTENTION = "layer 0 attention"
 _PAGED = "PagedAttention model.layers.0.self_attn"
@@ -91,8 +95,16 @@ def _moved_slot(when: str) -> str:
     return f"slot = tir.opaque((where + tir.select({when}, {one}, {none})) % LANES)"
 
 
+_DOWN = "self.down_proj(inner)"
 _SIMPLIFY, _CHECK = "vamc_compiler.onnx_stage.simplify:simplify", "if not checked or before != after:"
 _FIRST_INT8 = "QuantizedLinearPerChannel model.layers.0.self_attn.W_pack"
+
+
+def _attribute_of(op: str, index: int, change: str) -> str:
+    """A statement that changes the attribute of one of the graph's nodes of a kind; more follows it."""
+    return f"[a for n in simplified.graph.node if n.op_type == {op!r} for a in n.attribute][{index}].f {change}\n    "
+
+
 _INTERLEAVED = """
         for d in range(width):
             other = load(source, token, head, d ^ 1, lanes=1)
@@ -175,9 +187,7 @@ MODELING = (
         name="RoPE with another base",
         case=ROTARY_2,
         during="modeling",
-        edits=(
-            Edit("source_code/rotary.py", "np.float32(config.rope_theta) **", "np.float32(config.rope_theta / 2) **"),
-        ),
+        edits=(Edit("source_code/rotary.py", "config.rope_theta) **", "config.rope_theta / 2) **"),),
         found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -187,8 +197,8 @@ MODELING = (
         edits=(
             Edit(
                 _EAGER_ATTENTION,
-                "key_position[None] <= position[:, None]",
-                "key_position[None] <= position[:, None] + 1",
+                "<= position[:, None]",
+                "<= position[:, None] + 1",
             ),
         ),
         found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
@@ -197,11 +207,7 @@ MODELING = (
         name="residual added twice",
         case=ROTARY_2,
         during="modeling",
-        edits=(
-            Edit(
-                "source_code/decoder.py", "return x, self.mlp(normalised)", "return x + attended, self.mlp(normalised)"
-            ),
-        ),
+        edits=(Edit("source_code/decoder.py", "return x, self.mlp", "return x + attended, self.mlp"),),
         found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="residual stream"),),
     ),
     Mutation(
@@ -211,8 +217,8 @@ MODELING = (
         edits=(
             Edit(
                 "source_code/decoder.py",
-                "silu_mul(self.gate_proj(x), self.up_proj(x))",
-                "silu_mul(self.up_proj(x), self.gate_proj(x))",
+                "self.gate_proj(x), self.up_proj(x)",
+                "self.up_proj(x), self.gate_proj(x)",
             ),
         ),
         found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="SiluMul model.layers.0.mlp"),),
@@ -220,12 +226,12 @@ MODELING = (
     Mutation(
         name="AllReduce missing after the feed-forward, modeling",
         case=ROTARY_2,
-        during="modeling",
+        during="modeling and trace",
         edits=(
             Edit(
                 "source_code/decoder.py",
                 "sum_over_ranks(self.down_proj(inner), self.rank_num)",
-                "self.down_proj(inner)",
+                _DOWN,
             ),
         ),
         found=(
@@ -284,8 +290,7 @@ GRAPHS = (
             Edit(
                 _SIMPLIFY,
                 _CHECK,
-                '[a for n in simplified.graph.node if n.op_type == "PagedAttention" for a in n.attribute][1].f *= 0.75\n    '
-                + _CHECK,
+                _attribute_of("PagedAttention", 1, "*= 0.75") + _CHECK,
             ),
         ),
         found=(
@@ -304,15 +309,14 @@ GRAPHS = (
             Edit(
                 _SIMPLIFY,
                 _CHECK,
-                '[a for n in simplified.graph.node if n.op_type == "AddRMSNorm" for a in n.attribute][2].f = 1e-2\n    '
-                + _CHECK,
+                _attribute_of("RMSNorm", 0, "= 1e-3") + _CHECK,
             ),
         ),
         found=(
             Found(
                 stage="simplified ONNX, 2 ranks",
-                block="layer 1 feed-forward",
-                op="AddRMSNorm model.layers.1.post_attention_layernorm",
+                block=_ATTENTION,
+                op="RMSNorm model.layers.0.input_layernorm",
             ),
         ),
     ),
@@ -398,7 +402,7 @@ LIBRARIES = (
                 "return x",
             ),
         ),
-        found=(Found(stage="compiled, 2 ranks", block=_ATTENTION),),
+        found=(Found(stage="compiled, 2 ranks", block=_ATTENTION, op="residual stream"),),
     ),
     Mutation(
         name="a library compiled from an older modeling file",
@@ -416,7 +420,13 @@ WEIGHTS = (
         during="files",
         damage=lambda runstream: give_shard(runstream, giver=0, taker=1),
         found=(
-            Found(stage="weights, 2 ranks", check="weights", ranks=(1,), detail="rank 0's part"),
+            Found(
+                stage="weights, 2 ranks",
+                check="weights",
+                op="model.layers.0.self_attn.slopes",
+                ranks=(1,),
+                detail="rank 0's values",
+            ),
             Found(stage="compiled, 2 ranks", block=_ATTENTION, op=_FIRST_INT8, ranks=(1,)),
         ),
     ),
@@ -471,7 +481,7 @@ WEIGHTS = (
                 "vamc_compiler.packing:QuadPacking.pack",
                 "packed[:, :quads] = groups.reshape(panels, quads, -1)",
                 "packed[:, :quads] = groups.reshape(panels, quads, -1)\n"
-                "        packed[1, :quads] = packed[1, :quads].reshape(quads, 4, -1).transpose(0, 2, 1).reshape(quads, -1)",
+                "        packed[1, :quads] = groups[1].transpose(0, 2, 1).reshape(quads, -1)",
             ),
         ),
         found=(
@@ -479,10 +489,9 @@ WEIGHTS = (
                 stage="weights, 2 ranks",
                 check="weights",
                 op="model.layers.0.self_attn.W_pack.quant_w",
-                ranks=(0, 1),
                 detail="panel 1 differs: outputs 16..31",
             ),
-            Found(stage="compiled, 2 ranks", block=_ATTENTION, op=_FIRST_INT8, ranks=(0, 1)),
+            Found(stage="compiled, 2 ranks", block=_ATTENTION, op=_FIRST_INT8),
         ),
     ),
     Mutation(
@@ -495,10 +504,9 @@ WEIGHTS = (
                 stage="weights, 2 ranks",
                 check="weights",
                 op="lm_head.weight",
-                ranks=(0, 1),
                 detail="rows that are not normalised",
             ),
-            Found(stage="compiled, 2 ranks", block="head", op="Linear lm_head", ranks=(0, 1)),
+            Found(stage="compiled, 2 ranks", block="head", op="Linear lm_head"),
         ),
     ),
     Mutation(
@@ -519,6 +527,11 @@ WEIGHTS = (
                 check="weights",
                 op="model.layers.0.self_attn.o_proj.quant_w",
                 detail="scaled by the rank's columns instead of the full rows",
+            ),
+            Found(
+                stage="compiled, 2 ranks",
+                block=_ATTENTION,
+                op="QuantizedLinearPerChannelByTop model.layers.0.self_attn.o_proj",
             ),
         ),
     ),

@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from mutations import SOURCE_CODE, Case, Edit, Mutation
+from mutations import COMPILED, SOURCE_CODE, Case, Edit, Mutation
 from rank_bytes import record_again
 from safetensors.torch import save_file
 
@@ -34,6 +34,7 @@ from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.verification import EVERYTHING, Part, Request, verify
 from vamc_compiler.weights.checkpoint import open_checkpoint
+from vamc_runtime.manifest import read_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MCPU = "x86-64-v3"
@@ -52,8 +53,9 @@ SIZES = {
     "rms_norm_eps": 1e-6,
     "vocab_size": 288,
 }
-WITHOUT: dict[str, frozenset[Part]] = {
+PARTS: dict[str, frozenset[Part]] = {
     "modeling": frozenset(("reference", "modeling")),
+    "modeling and trace": frozenset(("reference", "modeling")),
     "trace": frozenset(("modeling", "graphs")),
     "library": frozenset(("modeling", "compiled")),
     "stale library": frozenset(("modeling", "compiled")),
@@ -67,9 +69,8 @@ def _shapes(model: str) -> dict[str, tuple[int, ...]]:
     """Tensors of a checkpoint."""
     width, inner, vocab = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["vocab_size"]
     kv_width = width * MODELS[model].get("num_key_value_heads", 0) // SIZES["num_attention_heads"]
-    projections = (
-        {"W_pack": 3 * width} if model == "alibi" else {"q_proj": width, "k_proj": kv_width, "v_proj": kv_width}
-    )
+    separate = {"q_proj": width, "k_proj": kv_width, "v_proj": kv_width}
+    projections = {"W_pack": 3 * width} if model == "alibi" else separate
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (vocab, width),
         "model.norm.weight": (width,),
@@ -116,7 +117,7 @@ def _replaced(text: str, edit: Edit) -> str:
 
 def _edited_function(function: FunctionType, edit: Edit) -> FunctionType:
     """The function's own source with the edit, compiled in its own module."""
-    text = _replaced(textwrap.dedent(inspect.getsource(function)), edit)
+    text = textwrap.dedent(_replaced(inspect.getsource(function), edit))
     code = compile(text, f"<mutated {edit.place}>", "exec", flags=__future__.annotations.compiler_flag)
     defined: dict[str, FunctionType] = {}
     exec(code, function.__globals__, defined)
@@ -218,19 +219,18 @@ class Workshop:
         return subject_of(request.config, inputs, built)
 
     def clean(self, case: Case) -> Subject:
-        """The unmutated build."""
+        """The unmutated build; its library and weights only where the case is compiled."""
         if case not in self._clean:
-            self._clean[case] = self.compiled(case, self.new_folder())
+            make = self.compiled if case in COMPILED.values() else self.traced
+            self._clean[case] = make(case, self.new_folder())
         return self._clean[case]
 
-    def traced(self, case: Case, folder: Path) -> Subject:
-        """Graphs and parameters without anything compiled."""
-        other = replace(
-            case, precision="int8" if case.model == "alibi" else "fp16", num_ranks=2 if case.model == "alibi" else 1
-        )
-        config, manifest = self._config(case, folder), self.clean(other).manifest
+    def traced(self, case: Case, folder: Path, graph: RankGraph | None = None) -> Subject:
+        """Graphs and parameters without anything compiled; where a rank's graph is given, it is not made again."""
+        config = self._config(case, folder)
         source = find_model(config.frontend.checkpoint, _source_code(folder), trust_checkpoint_code=False)
-        graphs = _graphs(source, case, ModelPrecision.of(config))
+        graphs = _graphs(source, case, ModelPrecision.of(config), graph)
+        manifest = self.clean(COMPILED[case.model]).manifest
         return Subject(
             config=config,
             source=source,
@@ -244,15 +244,16 @@ class Workshop:
         """Build with the mutation, and verify."""
         folder, during, case = self.new_folder(), mutation.during, mutation.case
         _write_source_code(mutation.edits, folder)
-        parts = WITHOUT[during]
-        if during == "modeling":
+        parts = PARTS[during]
+        clean = self.clean(case)
+        if during.startswith("modeling"):
             with edited(mutation.edits):
-                return report(self.traced(case, folder), parts)
+                graph = clean.graphs[0] if during == "modeling" else None
+                return report(self.traced(case, folder, graph), parts)
         if during == "trace":
             with edited(mutation.edits):
                 subject = self.traced(case, folder)
             return report(subject, parts)
-        clean = self.clean(case)
         if during == "library":
             return report(self.compiled(case, folder, mutation.edits, clean.graphs), parts)
         if during == "weights":
@@ -288,20 +289,21 @@ def _write_source_code(edits: Sequence[Edit], folder: Path) -> None:
             file.write_text(_replaced(file.read_text(encoding="utf-8"), edit), encoding="utf-8")
 
 
-def _graphs(source: ModelSource, case: Case, precision: ModelPrecision) -> tuple[RankGraph, ...]:
-    """Every rank's graph; they are alike, so that one is traced and the others' parameters are listed."""
-    first = make_rank_graph(source, case.num_ranks, precision, 0)
-    graphs = [first]
-    for rank in range(1, case.num_ranks):
+def _graphs(
+    source: ModelSource, case: Case, precision: ModelPrecision, graph: RankGraph | None = None
+) -> tuple[RankGraph, ...]:
+    """Every rank's graph with its own parameters; the graphs are alike, so that one is traced."""
+    traced = graph or make_rank_graph(source, case.num_ranks, precision, 0)
+
+    def of_rank(rank: int) -> RankGraph:
         with torch.device("meta"):
             model = build_rank(source, source.config.for_rank(rank, case.num_ranks), precision)
-        graphs.append(replace(first, rank=rank, parameters=tuple(list_parameters(model))))
-    return tuple(graphs)
+        return replace(traced, rank=rank, parameters=tuple(list_parameters(model)))
+
+    return tuple(map(of_rank, range(case.num_ranks)))
 
 
 def _take_library(runstream: Path, module: Any, target: Any, folder: Path, *_: Any) -> Any:
     """Stands for `build_library`: another build's library."""
-    from vamc_runtime.manifest import read_manifest
-
     shutil.copytree(runstream / "lib", folder / "lib")
     return read_manifest(runstream).libraries[0]

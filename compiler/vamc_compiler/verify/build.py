@@ -14,6 +14,7 @@ from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs,
 from vamc_compiler.config import BuildConfig
 from vamc_compiler.stages import Stages
 from vamc_compiler.verify.subject import Subject
+from vamc_compiler.verify.tokens import tokens_of
 from vamc_runtime.errors import UserError
 
 
@@ -48,6 +49,7 @@ def build_subject(config: BuildConfig, folder: Path, stages: Stages, *, trust_ch
     """
     request = CompileRequest(config=config, trust_checkpoint_code=trust_checkpoint_code)
     inputs = check_inputs(request, stages.reporter)
+    tokens_of(config, inputs.source.config.vocab_size)  # a mistake about the text shows before the work
     folder.mkdir()
     return subject_of(config, inputs, build_runstream(request, inputs, folder, stages))
 

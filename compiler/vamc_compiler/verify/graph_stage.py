@@ -145,8 +145,9 @@ class GraphStage:
             for tap in forced
             for rank in range(len(self._parameters))
         }
-        for node in self._merged.graph.node:
-            found = None
+        replaced: dict[str, str] = {}  # the first stream is read by its norm and by the next one's addition
+        for original in self._merged.graph.node:
+            node, found = _reading(original, replaced), None
             if node.domain == DOMAIN and node.op_type in NORMS:
                 found = by_value.get(node.input[0] if node.op_type == "RMSNorm" else node.output[0])
             if found is None:
@@ -159,6 +160,7 @@ class GraphStage:
             changed.input[0] = tap + _FORCED
             if node.op_type == "RMSNorm":
                 yield onnx.helper.make_node("Identity", [node.input[0]], [arrived])
+                replaced[node.input[0]] = tap + _FORCED
             else:
                 zeros = arrived + ":zeros"
                 yield onnx.helper.make_node("Add", list(node.input[:2]), [arrived])
@@ -225,6 +227,16 @@ class GraphStage:
         model.opset_import.extend(self._merged.opset_import)
         model.functions.extend(self._merged.functions)
         return model
+
+
+def _reading(node: onnx.NodeProto, replaced: Mapping[str, str]) -> onnx.NodeProto:
+    """The node with some of its inputs replaced; itself where none is."""
+    if not replaced.keys() & set(node.input):
+        return node
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    changed.input[:] = [replaced.get(name, name) for name in node.input]
+    return changed
 
 
 def open_session(model: onnx.ModelProto | Path, num_threads: int) -> Any:

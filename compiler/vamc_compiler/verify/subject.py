@@ -20,6 +20,7 @@ from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
 from vamc_compiler.weights.writer import check_tensors
 from vamc_runtime.errors import UserError
@@ -101,6 +102,7 @@ def open_subject(
     )
     for warning in source.warnings:
         stages.reporter.warn(warning)
+    tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
     checkpoint = open_checkpoint(config.frontend.checkpoint)
     with stages.stage("trace") as note:
         graphs = make_rank_graphs(

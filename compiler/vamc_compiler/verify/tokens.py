@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vamc_compiler.config import BuildConfig
 from vamc_compiler.verify.result import TokenSource
 from vamc_runtime.errors import UserError
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
@@ -33,6 +34,13 @@ class Tokens:
     sequences: tuple[tuple[int, ...], ...]
     """Token ids; each sequence starts at position 0."""
     source: TokenSource
+
+
+def tokens_of(config: BuildConfig, vocab_size: int) -> Tokens:
+    """The tokens that a build config asks for; see `load_tokens`."""
+    context = config.frontend.shape.max_context_tokens
+    assert context is not None, "check_buildable refuses configs without a context length"
+    return load_tokens(config.frontend.checkpoint, config.verify.text, config.verify.tokens, context, vocab_size)
 
 
 def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_context: int, vocab_size: int) -> Tokens:

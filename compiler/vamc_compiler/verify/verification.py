@@ -33,7 +33,7 @@ from vamc_compiler.verify.run import Array, Stage
 from vamc_compiler.verify.steps import decode_chunks, even_chunks, odd_chunks, plan_steps
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.taps import TapPlan, plan_taps
-from vamc_compiler.verify.tokens import Tokens, load_tokens
+from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_compiler.verify.weights import WeightProblem, check_weights
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import available_memory_bytes, cpu_model
@@ -99,23 +99,11 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
     """
     start = time.perf_counter()
     subject = request.subject
-    tokens = _tokens(subject)
+    tokens = tokens_of(subject.config, subject.source.config.vocab_size)
     with contextlib.ExitStack() as stack:
         verification = _Verification(request, tokens, stages, stack, on_failure)
         verification.run()
     return Outcome(verification.report(time.perf_counter() - start), verification.golden_logits, tokens)
-
-
-def _tokens(subject: Subject) -> Tokens:
-    context = subject.manifest.limits.max_context_tokens
-    verify_config = subject.config.verify
-    return load_tokens(
-        subject.checkpoint.directory,
-        verify_config.text,
-        verify_config.tokens,
-        context,
-        subject.manifest.model.vocab_size,
-    )
 
 
 def _decoder(tokenizer: Tokenizer | None) -> Callable[[Sequence[int]], str]:

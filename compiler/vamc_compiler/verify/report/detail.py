@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vamc_compiler.verify.report.charts import kl_chart
-from vamc_compiler.verify.report.figures import figure, share, value_and_limit, where
+from vamc_compiler.verify.report.figures import figure, greedy_text, share, value_and_limit, where
 from vamc_compiler.verify.report.heatmap import heat_map
 from vamc_compiler.verify.report.markup import described, row, table, tag, text
 from vamc_compiler.verify.report.parts import mark, meter, number_cell, pair_name, spent_text
@@ -18,6 +18,8 @@ def pair_section(index: int, pair: PairResult, *, opened: bool) -> str:
     parts = []
     if not pair.passed:
         parts.append(tag("p", f"Goes wrong in <strong>{text(where(pair))}</strong>.", class_="where"))
+    if pair.num_greedy_tokens is not None:
+        parts.append(tag("p", text(greedy_text(pair)), class_="note"))
     parts.append(_part("Budget", _budget_table(pair)))
     if pair.metrics is not None:
         parts.append(_part("Logits", _metrics(pair.metrics), "logits"))

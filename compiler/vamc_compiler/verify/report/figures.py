@@ -131,3 +131,13 @@ def verdict(report: VerificationReport) -> str:
 def ranks_text(report: VerificationReport) -> str:
     """For example `2 ranks`."""
     return f"{report.num_ranks} rank{'s' * (report.num_ranks != 1)}"
+
+
+def greedy_text(pair: PairResult) -> str:
+    """How far the generated tokens are those that the stage before would have chosen."""
+    if pair.first_divergence is None:
+        return f"All {pair.num_greedy_tokens} generated tokens are those that {pair.before} chooses."
+    return (
+        f"Of {pair.num_greedy_tokens} generated tokens the first {pair.first_divergence} are those that {pair.before} "
+        "chooses; the next is another."
+    )

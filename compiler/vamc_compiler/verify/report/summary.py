@@ -112,7 +112,15 @@ def _nearest(pair: PairResult) -> str:
     if line is None:
         return "no budget"
     value, limit = value_and_limit(line)
-    return f"{clean(line.name)} {value} / {limit}"
+    return f"{clean(line.name)} {value} / {limit}{_greedy(pair)}"
+
+
+def _greedy(pair: PairResult) -> str:
+    if pair.num_greedy_tokens is None:
+        return ""
+    if pair.first_divergence is None:
+        return f"; {pair.num_greedy_tokens} tokens equal"
+    return f"; {pair.first_divergence} of {pair.num_greedy_tokens} tokens before the first other one"
 
 
 def _worst_block(pair: PairResult) -> str:

@@ -27,7 +27,7 @@ def collective(kind: str, constant: float) -> onnx.ModelProto:
         helper.make_node(kind, ["part"], ["y"], domain=DOMAIN),
     ]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in ("x", "w")]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])]
     initializer = [helper.make_tensor("c", TensorProto.FLOAT, [1], [constant])]
     graph = helper.make_graph(nodes, "rank", inputs, outputs, initializer)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)])
