@@ -42,7 +42,7 @@ def print_summary(report: VerificationReport, console: Console) -> None:
     if report.pairs:
         console.print()
         _print_comparisons(report, console)
-    if not report.passed:
+    if report.first_failure is not None:
         _print_failures(report, console)
     console.print()
     for warning in report.warnings:
