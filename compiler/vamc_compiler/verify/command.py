@@ -57,7 +57,7 @@ def verify_command(options: argparse.Namespace) -> int:
     else:
         print_summary(report, reporter.console)
     if options.bisect:
-        bisection.show(reporter)
+        bisection.show(reporter, passed=report.passed)
     return 0 if report.passed else EXIT_OUTSIDE_BUDGET
 
 
@@ -115,7 +115,7 @@ class _Bisection:
         self._failed = True
         self._case = bisect(failure, self._subject, self._folder)
 
-    def show(self, reporter: TerminalReporter) -> None:
+    def show(self, reporter: TerminalReporter, *, passed: bool) -> None:
         """Where the subgraph lies and how to run it."""
         console = reporter.console
         if self._case is not None:
@@ -123,5 +123,7 @@ class _Bisection:
             console.print(f"run it: python {self._case.folder / 'reproduce.py'}", soft_wrap=True)
         elif self._failed:
             console.print("no block is wrong by itself: there is no subgraph to cut out", soft_wrap=True)
+        elif passed:
+            console.print("nothing to bisect: every comparison is within its budget", soft_wrap=True)
         else:
-            console.print("nothing to bisect", soft_wrap=True)
+            console.print("no stage that runs is outside its budget: there is no subgraph to cut out", soft_wrap=True)

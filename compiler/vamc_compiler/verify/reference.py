@@ -62,7 +62,7 @@ class Reference:
         Args:
             token_ids: the sequence, at least one token.
             taps: values to give back too. `<module path>.in` is the first argument of a module, `<module path>.out`
-                what it returns (the first of several); paths are those of the checkpoint's tensors.
+                what it returns (the first of several), without its bias; paths are those of the checkpoint's tensors.
 
         Raises:
             UserError: the checkpoint's own code fails.
@@ -81,7 +81,15 @@ class Reference:
             for hook in hooks:
                 hook.remove()
             self._reset()
+        for tap, rows in found.items():
+            self._leave_bias_out(tap, rows)
         return ReferenceRun(logits=logits, taps=found)
+
+    def _leave_bias_out(self, tap: str, rows: Values) -> None:
+        """A linear layer is tapped before its bias: other stages add it in an operation of its own."""
+        path, _, side = tap.rpartition(".")
+        if side == "out" and (bias := f"{path}.bias") in self._weights:
+            rows -= self._weights[bias].numpy()
 
     def close(self) -> None:
         """Drop the weights that are kept in memory; a later run reads them again."""

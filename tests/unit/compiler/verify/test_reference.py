@@ -175,6 +175,21 @@ def test_taps_reach_modules_that_take_named_arguments():
     assert run.taps[f"{ATTENTION}.out"].shape == (40, 192)
 
 
+def test_a_linear_layer_is_tapped_before_its_bias(tmp_path):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 24, "intermediate_size": 20, "num_attention_heads": 2, "vocab_size": 50}
+    model = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=1, num_key_value_heads=2, **sizes)).eval()
+    layer = model.model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        layer.bias.normal_()
+    model.save_pretrained(tmp_path)
+    path = "model.layers.0.self_attn.q_proj"
+    taps = opened(tmp_path).run([1, 2, 3], [f"{path}.in", f"{path}.out"]).taps
+    expected = taps[f"{path}.in"] @ layer.weight.detach().numpy().T
+    np.testing.assert_allclose(taps[f"{path}.out"], expected, atol=1e-6)
+
+
 def _tie(directory: Path) -> tuple[Path, Path]:
     """The checkpoint with the embedding as its head: once stored twice, once left out and declared tied."""
     tied = shutil.copytree(directory, directory.with_name("tied"))
