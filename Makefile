@@ -1,18 +1,20 @@
 # make demo   set up, compile the demo model, generate text
 # make test   set up, run all tests
 # make lint   set up, ruff, mypy
-# make numerics   set up, measure agreement, write docs/numerics.md
+# make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
+# make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
 # make hooks  set up, run the linters before every commit
 
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= build_in/build/hf_baichuan_int8.yaml
 TORCH_INDEX ?=
+ARGS ?=
 PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test numerics lint hooks clean
+.PHONY: setup demo test numerics numerics-update lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -34,9 +36,12 @@ demo: $(SETUP)
 test: $(SETUP)
 	$(BIN)/python -m pytest
 
-# Runs the tests that measure agreement and writes their figures to docs/numerics.md.
+# ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)
-	$(BIN)/python -m pytest tests/numerics --write-numerics
+	PYTHONPATH=tests $(BIN)/python -m golden $(ARGS)
+
+numerics-update: $(SETUP)
+	PYTHONPATH=tests $(BIN)/python -m golden --update $(ARGS)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
-"""A build never holds the model, whatever its size; running holds weights and cache, and little else."""
+"""A build never holds the model, whatever its size, nor does a verification in torch and onnxruntime; running holds
+weights and cache, and little else."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,9 @@ CHECKPOINT_BYTES = 2 * GIB
 ALLOWED_BYTES = int(1.5 * GIB)
 ALLOWED_RUNTIME_BYTES = 120 << 20
 HUGE_PAGE_BYTES = 2 << 20
+VERIFY_SHARE_BYTES = 64 << 20
+ALLOWED_VERIFY_BYTES = 400 << 20
+"""The share of a stage that ended and of the next one, the largest tensor as stored and in float32, and activations."""
 
 
 class PeakMemory(threading.Thread):
@@ -76,6 +81,28 @@ def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
     over = watch.peak_bytes - idle_bytes()
     print(f"peak {watch.peak_bytes / GIB:.2f} GiB, {over / GIB:.2f} GiB over the idle process")
     assert over <= ALLOWED_BYTES
+
+
+def test_verifying_a_model_larger_than_memory_stays_small(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    try:
+        size = write_llama(checkpoint, hidden=2048, intermediate=5632, heads=16, layers=6, vocab=8000)
+        assert 2 * size >= 3 * ALLOWED_VERIFY_BYTES, "in float32, the model is several times what is allowed"
+        script = REPOSITORY / "tests" / "e2e" / "verify_in_little_memory.py"
+        config = REPOSITORY / "build_in" / "build" / "hf_llama_fp16.yaml"
+        done = run_process(sys.executable, "-W", "ignore", script, checkpoint, config, VERIFY_SHARE_BYTES)
+    finally:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    found = json.loads(done.output.splitlines()[-1])
+    assert found["passed"]
+    assert [name for name in found["stages"] if "," not in name or name.endswith("1 rank")] == [
+        "original",
+        "modeling file, 1 rank",
+        "exported ONNX, 1 rank",
+        "simplified ONNX, 1 rank",
+    ]
+    print(f"peak {found['peak_bytes'] / 2**20:.0f} MiB over the idle process, weights {size / 2**20:.0f} MiB")
+    assert found["peak_bytes"] <= ALLOWED_VERIFY_BYTES
 
 
 @pytest.mark.parametrize("huge_pages", ["off", "on"])

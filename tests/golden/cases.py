@@ -41,6 +41,9 @@ DEGREES = (1, 2, 3, 4)
 # A precision of prefill alone: nothing about it depends on the degree.
 ON_ONE_RANK = {"fp16 prefill bf16"}
 
+LEVELS = ("x86-64-v3", "x86-64-v4", "znver4")
+"""CPU levels of builds that tests share: AVX2; AVX-512; AVX-512 with VNNI and bfloat16. The best one runs."""
+
 
 @dataclass(frozen=True, order=True)
 class Case:
@@ -104,7 +107,8 @@ def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_inter
 def verify_case(subject: Subject) -> VerificationReport:
     """Every stage of a built case, on the tokens of a default `vamc verify`: 256 of the built-in sample.
 
-    The demo models never saw such text, so their probabilities are flat and errors show. The same model on one rank is not compiled once more for a case over several: it is a case of its own.
+    The demo models never saw such text, so their probabilities are flat and errors show. The same model on one rank is
+    not compiled once more for a case over several: it is a case of its own.
     """
     from vamc_compiler.stages import SilentReporter, Stages
     from vamc_compiler.verify.verification import Request, verify

@@ -3,7 +3,7 @@
     [int8, 4 ranks] znver4
     original -> compiled, 4 ranks          kl 4.8e-07  same 1.000  ppl 1.0000  block 1.4e-02  rms 6.9e-03
 
-`znver4` is the level of the library that ran; `<1e-09` is an error below the figure's noise floor.
+`znver4` is the level of the library that ran; `<1e-08` is an error below the figure's noise floor.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _read(path: Path) -> dict[str, Summary]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if heading := re.fullmatch(r"\[(.+)\] (\S+)", line):
             pairs = {}
-            cases[heading[1]] = Summary(library=heading[2], pairs=pairs)
+            cases[heading[1]] = Summary(library=heading[2], coarse=heading[1].startswith("w8a8"), pairs=pairs)
         elif line and not line.startswith("#"):
             pair, *figures = re.split(r" {2,}", line.rstrip())
             try:

@@ -17,7 +17,10 @@ class Figure:
 
     meaning: str
     floor: float
-    """Errors up to this one are all the same."""
+    """Errors up to this one are all the same: chance decides about the last bit of a sum, and by it about a step of the
+    float16 cache."""
+    coarse_floor: float
+    """The same where activations are rounded to 8 bits: a step is then one of 127 levels."""
     factor: float
     """Above it, so many times the golden error is still the same."""
     form: str
@@ -31,13 +34,10 @@ class Figure:
             return value
         return abs(math.log(value)) if value > 0 else math.inf
 
-    def bound(self, golden: float) -> float:
-        """The largest error that is no worse than a golden value's."""
-        return max(self.floor, self.factor * self.error(golden))
-
-    def is_worse(self, golden: float, found: float) -> bool:
+    def is_worse(self, golden: float, found: float, *, coarse: bool) -> bool:
         """Whether the error grew by more than its noise; what is no number is worse than everything."""
-        return not self.error(found) <= self.bound(golden)
+        bound = max(self.coarse_floor if coarse else self.floor, self.factor * self.error(golden))
+        return not self.error(found) <= bound
 
     def write(self, value: float) -> str:
         """For the golden file."""
@@ -47,12 +47,16 @@ class Figure:
 
 
 FIGURES = {
-    "kl": Figure(meaning="mean KL in nats", floor=1e-9, factor=2, form=".1e"),
-    "same": Figure(meaning="same top token where decided", floor=5e-3, factor=1.5, form=".3f", ideal=1),
-    "ppl": Figure(meaning="perplexity ratio", floor=2e-4, factor=2, form=".4f", ideal=1),
-    "block": Figure(meaning="largest block error", floor=5e-4, factor=2, form=".1e"),
-    "rms": Figure(meaning="largest block error, root mean square over tokens", floor=3e-5, factor=2, form=".1e"),
-    "wrong": Figure(meaning="tensors that differ", floor=0, factor=1, form=".0f"),
+    "kl": Figure(meaning="mean KL in nats", floor=1e-8, coarse_floor=1e-5, factor=2, form=".1e"),
+    "same": Figure(
+        meaning="same top token where decided", floor=5e-3, coarse_floor=1e-2, factor=1.5, form=".3f", ideal=1
+    ),
+    "ppl": Figure(meaning="perplexity ratio", floor=2e-4, coarse_floor=2e-3, factor=2, form=".4f", ideal=1),
+    "block": Figure(meaning="largest block error", floor=5e-4, coarse_floor=1e-2, factor=2, form=".1e"),
+    "rms": Figure(
+        meaning="largest block error, root mean square over tokens", floor=3e-5, coarse_floor=1e-3, factor=2, form=".1e"
+    ),
+    "wrong": Figure(meaning="tensors that differ", floor=0, coarse_floor=0, factor=1, form=".0f"),
 }
 
 Figures = Mapping[str, float]
@@ -65,6 +69,8 @@ class Summary:
 
     library: str
     """CPU level of the library that ran."""
+    coarse: bool
+    """Activations are rounded to 8 bits."""
     pairs: Mapping[str, Figures]
     """By pair, in the order of the stages."""
 
@@ -79,13 +85,15 @@ class Change:
     """None for what is new."""
     found: float | None
     """None for what is gone."""
+    coarse: bool
+    """See `Summary`."""
 
     @property
     def is_worse(self) -> bool:
         """Whether the check fails by it: the error grew, or nothing was measured."""
         if self.golden is None:
             return False
-        return self.found is None or FIGURES[self.figure].is_worse(self.golden, self.found)
+        return self.found is None or FIGURES[self.figure].is_worse(self.golden, self.found, coarse=self.coarse)
 
     def __str__(self) -> str:
         figure = FIGURES[self.figure]
@@ -95,7 +103,11 @@ class Change:
 
 def summarize(report: VerificationReport) -> Summary:
     """The figures of a report."""
-    return Summary(library=report.library, pairs={_name(pair): dict(_figures(pair)) for pair in report.pairs})
+    return Summary(
+        library=report.library,
+        coarse=report.precision == "w8a8_dynamic",
+        pairs={_name(pair): dict(_figures(pair)) for pair in report.pairs},
+    )
 
 
 def _name(pair: PairResult) -> str:
@@ -125,17 +137,16 @@ def compare(golden: Summary, found: Summary) -> list[Change]:
     for pair in dict.fromkeys((*golden.pairs, *found.pairs)):
         ours, theirs = golden.pairs.get(pair, {}), found.pairs.get(pair, {})
         for name in dict.fromkeys((*ours, *theirs)):
-            change = Change(pair=pair, figure=name, golden=ours.get(name), found=theirs.get(name))
-            if not _same(change):
-                changes.append(change)
+            before, after = ours.get(name), theirs.get(name)
+            if not _same(FIGURES[name], before, after, coarse=found.coarse):
+                changes.append(Change(pair=pair, figure=name, golden=before, found=after, coarse=found.coarse))
     return changes
 
 
-def _same(change: Change) -> bool:
-    if change.golden is None or change.found is None:
+def _same(figure: Figure, before: float | None, after: float | None, *, coarse: bool) -> bool:
+    if before is None or after is None:
         return False
-    figure = FIGURES[change.figure]
-    return not figure.is_worse(change.golden, change.found) and not figure.is_worse(change.found, change.golden)
+    return not figure.is_worse(before, after, coarse=coarse) and not figure.is_worse(after, before, coarse=coarse)
 
 
 def updated(golden: Summary | None, found: Summary) -> Summary:
@@ -148,6 +159,7 @@ def updated(golden: Summary | None, found: Summary) -> Summary:
     changed = {(change.pair, change.figure) for change in compare(golden, found)}
     return Summary(
         library=found.library if changed else golden.library,
+        coarse=found.coarse,
         pairs={
             pair: {
                 name: value if (pair, name) in changed else golden.pairs[pair][name] for name, value in figures.items()

@@ -1,21 +1,19 @@
-"""References, held-out tokens, and the record of every figure in docs/numerics.md."""
+"""A reference of its own kind, and held-out tokens."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from record import NumericsRecord
+from golden.cases import CHECKPOINTS
 
 from vamc_runtime.text.tokenizer import load_tokenizer
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "build_in" / "checkpoints"
 NUM_TOKENS = 512
 
 Reference = Callable[[str, list[int]], npt.NDArray[np.float32]]
@@ -53,12 +51,3 @@ def held_out() -> Callable[[str], list[int]]:
         return ids
 
     return tokens
-
-
-@pytest.fixture(scope="session")
-def record(request: pytest.FixtureRequest) -> Iterator[NumericsRecord]:
-    """Collects figures; `pytest tests/numerics --write-numerics` (make numerics) puts them into docs/numerics.md."""
-    collected = NumericsRecord()
-    yield collected
-    if request.config.getoption("--write-numerics") and not request.session.testsfailed:
-        collected.write(CHECKPOINTS.parents[1] / "docs" / "numerics.md")

@@ -127,9 +127,7 @@ def draw_weights(config: Mapping[str, Any], seed: int) -> dict[str, torch.Tensor
     outliers, massive = channels[:3], int(channels[3])
     tensors: dict[str, torch.Tensor] = {}
 
-    def matrix(
-        name: str, rows: int, columns: int, deviation: float, norm: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def matrix(name: str, rows: int, columns: int, deviation: float, norm: torch.Tensor | None = None) -> torch.Tensor:
         """A weight whose outputs have the given standard deviation; `norm` scales what it reads."""
         weight = torch.randn(rows, columns, generator=random)
         seen = torch.ones(columns) if norm is None else norm.clone()
@@ -188,9 +186,7 @@ class Template:
     def with_seed(self, seed: int) -> Subject:
         """The same model with other weights; replaces those of every subject that this template gave before."""
         subject = self.subject
-        save_file(
-            draw_weights(subject.source.config.raw, seed), subject.checkpoint.directory / "model.safetensors"
-        )
+        save_file(draw_weights(subject.source.config.raw, seed), subject.checkpoint.directory / "model.safetensors")
         digest = subject.manifest.checkpoint.digest
         paths = [subject.runstream / f"rank_{graph.rank}" / PARAMETERS_FILE for graph in subject.graphs]
         files = [

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import pytest
 import torch
+from golden.cases import REPOSITORY
 from safetensors.torch import load_file
 
-from vamc_compiler.graph import make_rank_graph
 from vamc_compiler.model.registry import find_model
-from vamc_compiler.onnx_stage.external_weights import WEIGHTS_FILE
-from vamc_compiler.package import onnx_folder, write_onnx
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank
 from vamc_runtime.manifest import Manifest, read_manifest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STEP_INPUTS = ("input_ids", "position_ids", "seq_ids", "page_table", "logits_index")
 
 
@@ -64,23 +59,11 @@ def step_arrays(token_ids: list[int], page_tokens: int) -> dict[str, np.ndarray[
     }
 
 
-def empty_cache(manifest: Manifest, num_pages: int, dtype: type = np.float16) -> list[np.ndarray[Any, Any]]:
+def empty_cache(manifest: Manifest, num_pages: int) -> list[np.ndarray[Any, Any]]:
     """Zeroed cache pages of every layer."""
     kv = manifest.kv_cache
     shape = (num_pages, 2, kv.num_heads, kv.page_tokens, kv.head_dim)
-    return [np.zeros(shape, dtype) for _ in range(kv.num_layers)]
-
-
-def export_with_float32_cache(runstream: Path, rank: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The rank's ONNX once more, its cache in float32, beside a copy of the weights."""
-    manifest = read_manifest(runstream)
-    source = find_model(Path(manifest.checkpoint.path), REPOSITORY / "source_code", trust_checkpoint_code=False)
-    monkeypatch.setattr("vamc_compiler.trace.export.KV_DTYPE", torch.float32)
-    graph = make_rank_graph(source, manifest.tensor_parallel, precision_of(manifest), rank)
-    write_onnx(graph, folder)
-    written = onnx_folder(folder, rank)
-    shutil.copy(onnx_folder(runstream, rank) / WEIGHTS_FILE, written)
-    return written / "model.onnx"
+    return [np.zeros(shape, np.float16) for _ in range(kv.num_layers)]
 
 
 def run_torch(model: torch.nn.Module, arrays: dict[str, Any], cache: list[Any]) -> list[np.ndarray[Any, Any]]:

@@ -1,31 +1,13 @@
-"""Prefill, chunked prefill, cached decode and batches are one function: they must agree with one another."""
+"""Prompts in one step, in several and in a batch are one function. `vamc verify` compares single sequences only."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from vamc_runtime import LLM, SamplingParams
 
 MODELS = ["baichuan2-13b-mini", "baichuan2-7b-mini", "llama-mini"]
-TOLERANCE = 1e-4
 GREEDY = SamplingParams(max_new_tokens=24, ignore_eos=True)
-
-
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("chunk_tokens", [1, 7, 16, 100])
-def test_chunks_and_decode_equal_one_prefill(model, chunk_tokens, compile_demo, held_out, record):
-    tokens = held_out(model)[:200]
-    with LLM(compile_demo(model)) as llm:
-        whole = llm.logits(tokens)
-        parts = llm.logits(tokens, chunk_tokens=chunk_tokens)
-    difference = float(np.abs(whole - parts).max())
-    record.add(
-        "cached decode (chunks of 1) and chunked prefill against one prefill",
-        f"{model}, chunks of {chunk_tokens}",
-        {f"largest logit difference (at most {TOLERANCE:.0e})": f"{difference:.1e}"},
-    )
-    assert difference <= TOLERANCE
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -44,4 +26,6 @@ def test_a_prompt_longer_than_one_step_is_prefilled_in_chunks(compile_demo, held
     with LLM(compile_demo(model)) as llm:
         assert len(tokens) > llm.manifest.limits.max_prefill_tokens
         first = llm.generate([tokens], SamplingParams(max_new_tokens=1, ignore_eos=True))[0].token_ids[0]
-    assert first == reference(model, tokens)[-1].argmax()
+        logits = llm.logits(tokens)
+        assert (llm.logits(tokens, chunk_tokens=100) == logits).all()
+    assert first == logits[-1].argmax() == reference(model, tokens)[-1].argmax()

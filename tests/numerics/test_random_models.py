@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metrics import compare
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vamc_compiler.compile import CompileRequest, compile_model
 from vamc_compiler.config import load_config
+from vamc_compiler.verify.metrics import compare_logits
 from vamc_runtime import LLM
 
 # What is odd about each: sizes that no vector divides, replicated and padded heads, tied embeddings, scaled rotary
@@ -110,7 +110,7 @@ def test_odd_shapes(name, precision, tmp_path):
     (tmp_path / "build.yaml").write_text(
         f"name: odd\nfrontend:\n  checkpoint: checkpoint\n  shape: {{input_ids: [[32], [128]]}}\n"
         f"  model_kwargs: {{tp: {case['tp']}}}{quantize}\n"
-        f"backend: {{dtype: {precision}}}\nworkspace: {{path: {tmp_path / 'out'}}}\n",
+        f"backend: {{dtype: {precision}}}\nworkspace: {{path: {tmp_path / 'out'}}}\nverify: {{when: off}}\n",
         encoding="utf-8",
     )
     runstream = compile_model(CompileRequest(config=load_config(tmp_path / "build.yaml"))).path
@@ -118,7 +118,7 @@ def test_odd_shapes(name, precision, tmp_path):
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
     with LLM(runstream) as llm:
-        found = compare(expected, llm.logits(tokens), tokens)
+        found, _ = compare_logits([expected], [llm.logits(tokens)], [tokens])
     # Random weights spread probability over the whole vocabulary: the bounds are those of trained models.
-    assert found.mean_kl <= (1e-5 if precision == "fp16" else 1e-3)
+    assert found.kl_mean <= (1e-5 if precision == "fp16" else 1e-3)
     assert found.same_top >= (0.97 if precision == "fp16" else 0.9)

@@ -1,34 +1,30 @@
 """Small random models, built clean or while a mutation's patch is in effect, and their verification."""
 
 from __future__ import annotations
-import __future__
 
 import contextlib
 import functools
-import importlib
-import inspect
 import json
 import shutil
-import sys
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 from unittest import mock
 
 import torch
-from mutations import COMPILED, SOURCE_CODE, Case, Edit, Mutation
+from code_edits import edited, replaced
+from mutation import COMPILED, SOURCE_CODE, Case, Edit, Mutation
 from rank_bytes import record_again
 from safetensors.torch import save_file
 
 from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
 from vamc_compiler.config import BuildConfig, load_config
-from vamc_compiler.graph import RankGraph, make_rank_graph
+from vamc_compiler.graph import RankGraph, make_rank_graph, parse_model
 from vamc_compiler.model.registry import ModelSource, find_model
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import SilentReporter, Stages
+from vamc_compiler.trace.export import TracedRank
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
@@ -53,10 +49,16 @@ SIZES = {
     "rms_norm_eps": 1e-6,
     "vocab_size": 288,
 }
+PRECISIONS = {
+    "fp16": ("fp16", ""),
+    "int8": ("int8", ", quantize: {type: int8_per_channel}"),
+    "w8a8": ("int8", ", quantize: {type: w8a8_dynamic}"),
+}
+"""`backend.dtype`, and what the front end adds."""
 PARTS: dict[str, frozenset[Part]] = {
     "modeling": frozenset(("reference", "modeling")),
     "modeling and trace": frozenset(("reference", "modeling")),
-    "trace": frozenset(("modeling", "graphs")),
+    "graph": frozenset(("modeling", "graphs")),
     "library": frozenset(("modeling", "compiled")),
     "stale library": frozenset(("modeling", "compiled")),
     "weights": frozenset(("modeling", "weights", "compiled")),
@@ -101,59 +103,6 @@ def write_checkpoint(model: str, directory: Path) -> Path:
     return directory
 
 
-def _function(place: str) -> FunctionType:
-    module, _, path = place.partition(":")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    assert isinstance(found, FunctionType), f"{place} is a plain function"
-    return found
-
-
-def _replaced(text: str, edit: Edit) -> str:
-    assert text.count(edit.right) == 1, f"the mutation no longer fits {edit.place}: {edit.right!r}"
-    return text.replace(edit.right, edit.wrong)
-
-
-def _edited_function(function: FunctionType, edit: Edit) -> FunctionType:
-    """The function's own source with the edit, compiled in its own module."""
-    text = textwrap.dedent(_replaced(inspect.getsource(function), edit))
-    code = compile(text, f"<mutated {edit.place}>", "exec", flags=__future__.annotations.compiler_flag)
-    defined: dict[str, FunctionType] = {}
-    exec(code, function.__globals__, defined)
-    return defined[function.__name__]
-
-
-def _forget_kernels() -> None:
-    """Kernels are built once per process: not when the code that builds them has changed."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("vamc_compiler.kernels"):
-            for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
-
-
-@contextlib.contextmanager
-def edited(edits: Sequence[Edit]) -> Iterator[None]:
-    """Replace the code of functions; whoever has imported them by name sees it too."""
-    changes = [
-        (function, _edited_function(function, edit).__code__)
-        for edit in edits
-        if not edit.place.startswith(SOURCE_CODE)
-        for function in [_function(edit.place)]
-    ]
-    kept = [(function, function.__code__) for function, _ in changes]
-    _forget_kernels()
-    try:
-        for function, code in changes:
-            function.__code__ = code
-        yield
-    finally:
-        for function, code in kept:
-            function.__code__ = code
-        _forget_kernels()
-
-
 class Workshop:
     """Checkpoints and clean builds, each made once.
 
@@ -175,12 +124,12 @@ class Workshop:
         return folder
 
     def _config(self, case: Case, folder: Path) -> BuildConfig:
-        quantize = ", quantize: {type: int8_per_channel}" if case.precision == "int8" else ""
+        dtype, quantize = PRECISIONS[case.precision]
         (folder / "build.yaml").write_text(
             f"name: mutated\nworkspace: {{path: {folder}, workers: 1}}\n"
             f"frontend: {{checkpoint: {self._checkpoint(case.model)}, shape: {{input_ids: [[{CONTEXT}], [{CONTEXT}]]}},"
             f" model_kwargs: {{tp: {case.num_ranks}}}{quantize}}}\n"
-            f"backend: {{dtype: {case.precision}, target: {{mcpu: [{MCPU}]}}}}\n"
+            f"backend: {{dtype: {dtype}, target: {{mcpu: [{MCPU}]}}}}\n"
             f"verify: {{when: off, tokens: {NUM_TOKENS}}}\n",
             encoding="utf-8",
         )
@@ -250,10 +199,10 @@ class Workshop:
             with edited(mutation.edits):
                 graph = clean.graphs[0] if during == "modeling" else None
                 return report(self.traced(case, folder, graph), parts)
-        if during == "trace":
+        if during == "graph":
             with edited(mutation.edits):
-                subject = self.traced(case, folder)
-            return report(subject, parts)
+                graph = _graph_again(clean)
+            return report(self.traced(case, folder, graph), parts)
         if during == "library":
             return report(self.compiled(case, folder, mutation.edits, clean.graphs), parts)
         if during == "weights":
@@ -286,7 +235,7 @@ def _write_source_code(edits: Sequence[Edit], folder: Path) -> None:
                 hidden = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(REPOSITORY / SOURCE_CODE, folder / SOURCE_CODE, ignore=hidden)
             file = folder / edit.place
-            file.write_text(_replaced(file.read_text(encoding="utf-8"), edit), encoding="utf-8")
+            file.write_text(replaced(file.read_text(encoding="utf-8"), edit), encoding="utf-8")
 
 
 def _graphs(
@@ -301,6 +250,14 @@ def _graphs(
         return replace(traced, rank=rank, parameters=tuple(list_parameters(model)))
 
     return tuple(map(of_rank, range(case.num_ranks)))
+
+
+def _graph_again(subject: Subject) -> RankGraph:
+    """Rank 0's graph, made once more from what was traced."""
+    graph = subject.graphs[0]
+    traced = TracedRank(parse_model(graph.traced), graph.parameters, graph.num_kv_slots)
+    with mock.patch("vamc_compiler.graph.trace_rank", lambda *_, **__: traced):
+        return make_rank_graph(subject.source, subject.num_ranks, subject.precision, 0)
 
 
 def _take_library(runstream: Path, module: Any, target: Any, folder: Path, *_: Any) -> Any:

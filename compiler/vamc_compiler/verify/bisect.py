@@ -18,7 +18,7 @@ import onnx
 
 from vamc_compiler.graph import parse_model
 from vamc_compiler.verify.blocks import TapError, blame, first_wrong, locate, wrong_ranks
-from vamc_compiler.verify.compare import inside
+from vamc_compiler.verify.compare import Inside, look_inside
 from vamc_compiler.verify.graph_stage import STEP_INPUTS
 from vamc_compiler.verify.merged_graph import merge_ranks, rank_name
 from vamc_compiler.verify.metrics import token_errors
@@ -33,7 +33,7 @@ from vamc_compiler.verify.reproduce import (
     SCRIPT_FILE,
 )
 from vamc_compiler.verify.result import BlockError, Location
-from vamc_compiler.verify.run import Array, Run, TapValue
+from vamc_compiler.verify.run import Array, TapValue
 from vamc_compiler.verify.steps import plan_steps
 from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
 from vamc_compiler.verify.subject import Subject
@@ -64,13 +64,13 @@ def bisect(failure: Failure, subject: Subject, folder: Path) -> Case | None:
     wrong = _wrong_block(failure)
     if wrong is None:
         return None
-    errors, expected, found = inside(failure.runner, failure.before, failure.after, wrong)
-    error = blame(errors, failure.block_limit)
+    seen = look_inside(failure.runner, failure.before, failure.after, wrong)
+    error = blame(seen.errors, failure.block_limit)
     if error is None:
         return None
     location = locate(failure.after.name, wrong.block, error, failure.block_limit)
     ranks = wrong_ranks(error, failure.block_limit)
-    writer = _CaseWriter(failure, subject, error, ranks[0] if ranks else 0, expected, found)
+    writer = _CaseWriter(failure, subject, error, ranks[0] if ranks else 0, seen)
     nodes = _published(writer, folder, location)
     return Case(folder=folder, location=location, nodes=nodes, error=error.worst, limit=failure.block_limit)
 
@@ -103,11 +103,9 @@ def _published(writer: _CaseWriter, folder: Path, location: Location) -> tuple[s
 class _CaseWriter:
     """Cuts out and writes one subgraph."""
 
-    def __init__(
-        self, failure: Failure, subject: Subject, error: TapError, rank: int, expected: Run, found: Run
-    ) -> None:
+    def __init__(self, failure: Failure, subject: Subject, error: TapError, rank: int, seen: Inside) -> None:
         self._failure, self._subject, self._error, self._rank = failure, subject, error, rank
-        self._expected, self._found = expected, found
+        self._expected, self._found, self._sequence = seen.expected, seen.found, seen.sequence
         # What was exported is looked at in the exported graph; everything else in the one that is compiled.
         exported = failure.after.name.startswith("exported")
         models = [parse_model(graph.traced if exported else graph.simplified) for graph in subject.graphs]
@@ -198,9 +196,8 @@ class _CaseWriter:
         return slice(0 if attends else worst, worst + 1)
 
     def _inputs(self, outside: Sequence[str], known: dict[str, Array], rows: slice) -> dict[str, Array]:
-        num_tokens = len(self._expected.logits)
-        sequence = next(s for s in self._failure.runner.setting.sequences if len(s) == num_tokens)
-        step = plan_steps(sequence, [num_tokens], self._subject.manifest.kv_cache.page_tokens)[0]
+        page_tokens = self._subject.manifest.kv_cache.page_tokens
+        step = plan_steps(self._sequence, [len(self._sequence)], page_tokens)[0]
         chosen = {name: array[rows] for name, array in step._asdict().items()}
         chosen["page_table"] = step.page_table
         chosen["logits_index"] = np.arange(rows.stop - rows.start, dtype=np.int32)

@@ -130,18 +130,29 @@ def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[Block
         most = max(errors, key=lambda error: error.accumulated, default=None)
         detail = "" if most is None else f"no block is wrong by itself; the error grows to {most.accumulated:.2g}"
         return Location(stage=after.name, detail=detail)
-    errors_inside, _, _ = inside(runner, before, after, wrong)
-    return locate(after.name, wrong.block, blame(errors_inside, limit), limit)
+    return locate(after.name, wrong.block, blame(look_inside(runner, before, after, wrong).errors, limit), limit)
 
 
-def inside(runner: Runner, before: Form, after: Form, wrong: BlockError) -> tuple[list[TapError], Run, Run]:
-    """The values within a block, the checked stage fed the other's stream: errors and both runs."""
+@dataclass(frozen=True)
+class Inside:
+    """The values within a block, the checked stage fed the other's stream."""
+
+    sequence: Sequence[int]
+    """Where the block is worst."""
+    errors: list[TapError]
+    expected: Run
+    found: Run
+
+
+def look_inside(runner: Runner, before: Form, after: Form, wrong: BlockError) -> Inside:
+    """Run a block once more with all its taps."""
     plan = runner.setting.plan
     taps = (*plan.streams, *plan.inside(wrong.index))
     index = _worst_sequence(runner, before, after, wrong)
     expected = runner.run(before, index, taps)
     found = runner.run(after, index, taps, expected)
-    return tap_errors(plan, wrong.index, expected, found), expected, found
+    errors = tap_errors(plan, wrong.index, expected, found)
+    return Inside(runner.setting.sequences[index], errors, expected, found)
 
 
 def _worst_sequence(runner: Runner, before: Form, after: Form, wrong: BlockError) -> int:

@@ -107,6 +107,7 @@ class GraphStage:
                         values[name] = array
                 for name in last_use:
                     values.pop(name, None)
+            del session, weights, feeds, computed  # before the next segment's are read
         joined = collector.joined()
         found = {
             name: TapValue(tuple(joined[value] for value in values), self._plan.taps[name].columns)
@@ -245,5 +246,7 @@ def open_session(model: onnx.ModelProto | Path, num_threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
+    # Its arena would keep twice the float32 weights, and more after each step.
+    options.enable_cpu_mem_arena = False
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

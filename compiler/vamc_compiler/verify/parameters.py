@@ -43,3 +43,8 @@ class RankParameters:
             self._free_bytes -= value.nbytes
             self._kept[name] = value
         return value
+
+    def release(self) -> None:
+        """Drop what is kept; a later use reads it again."""
+        self._free_bytes += sum(value.nbytes for value in self._kept.values())
+        self._kept.clear()

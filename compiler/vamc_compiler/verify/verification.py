@@ -23,6 +23,7 @@ from vamc_compiler.verify.budgets import Budget, default_budget, greedy_lines
 from vamc_compiler.verify.compare import Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.compiled_stage import CompiledStage
 from vamc_compiler.verify.graph_stage import GraphStage
+from vamc_compiler.verify.memory import return_freed_memory
 from vamc_compiler.verify.metrics import compare_logits
 from vamc_compiler.verify.modeling_stage import ModelingStage
 from vamc_compiler.verify.parameters import RankParameters
@@ -98,6 +99,7 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
         UserError: the text, the checkpoint's code or the runstream cannot be used.
     """
     start = time.perf_counter()
+    return_freed_memory()
     subject = request.subject
     tokens = tokens_of(subject.config, subject.source.config.vocab_size)
     with contextlib.ExitStack() as stack:
@@ -129,6 +131,7 @@ class _Verification:
     pairs: list[PairResult] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     reference_name: str = ""
+    close_reference: Callable[[], None] = lambda: None
     library: str = ""
     golden_logits: Array | None = None
 
@@ -188,6 +191,7 @@ class _Verification:
             )
             return None
         self.reference_name = opened.description
+        self.close_reference = opened.close
         return self._whole(ReferenceStage(opened))
 
     def _modeling(self, name: str, parameters: Sequence[RankParameters], plan: TapPlan) -> Stage:
@@ -227,17 +231,23 @@ class _Verification:
         parts, num_ranks = self.request.parts, self.subject.num_ranks
         previous = reference = self._reference() if "reference" in parts else None
         modeling_single: Form | None = None
+        single: list[RankParameters] = []
         if "modeling" in parts or reference is None:
             single = self._rank_parameters([self.subject.single_parameters()])
             modeling_single = self._whole(self._modeling("modeling file, 1 rank", single, self.plan.for_one_rank()))
             if reference is not None:
                 self.compare(reference, modeling_single, "prefill", self.budget.rounding_error)
+                self.close_reference()
             previous = modeling_single
         every = self._rank_parameters(self.subject.parameters) if parts & {"modeling", "graphs"} else []
         if "modeling" in parts:
             previous = self._modeling_over_ranks(previous, modeling_single, every)
+        for parameters in single:
+            parameters.release()
         if "graphs" in parts:
             previous = self._graphs(previous, every)
+        for parameters in every:
+            parameters.release()
         if self.request.single is not None and "compiled" in parts and modeling_single is not None:
             self._compiled_single(modeling_single, self.request.single)
         if "weights" in parts:

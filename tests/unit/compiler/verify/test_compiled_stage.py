@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,10 +106,11 @@ def test_the_cache_is_cleared_between_runs(stage: CompiledStage) -> None:
     stage.run(plan_steps(SEQUENCE[:5], [5], PAGE_TOKENS))
     for pages in executor.kv_cache:
         assert np.isfinite(pages).all()
-        assert pages[0, :, :, :5].any() and not pages[0, :, :, 5:].any() and not pages[1:].any()
+        written = 2 * pages.shape[2] * 5 * pages.shape[4]  # keys and values of 5 tokens
+        assert np.count_nonzero(pages) == np.count_nonzero(pages[0]) == written
 
 
-@pytest.mark.parametrize("prompt", [SEQUENCE[:9], SEQUENCE[:1], SEQUENCE])
+@pytest.mark.parametrize("prompt", [SEQUENCE[:9], SEQUENCE[:1], SEQUENCE[:29]])
 def test_greedy_tokens_are_those_of_the_runtime(
     stage: CompiledStage, compiled: Subject, prompt: tuple[int, ...]
 ) -> None:
@@ -121,11 +121,8 @@ def test_greedy_tokens_are_those_of_the_runtime(
     assert chosen == list(output.token_ids)
     assert logits.shape == (20, 50)
     assert logits.argmax(-1).tolist() == chosen
-    again = (
-        stage.run(plan_steps([*prompt, *chosen[:-1]], [len(prompt) + 19], PAGE_TOKENS)) if len(prompt) < 29 else None
-    )
-    if again is not None:
-        np.testing.assert_allclose(again.logits[len(prompt) - 1 :], logits, atol=1e-2)
+    again = stage.run(plan_steps([*prompt, *chosen[:-1]], [len(prompt) + 19], PAGE_TOKENS))
+    np.testing.assert_allclose(again.logits[len(prompt) - 1 :], logits, atol=1e-2)
 
 
 def test_only_while_it_is_open(compiled: Subject, one_rank: TinyBuild) -> None:
@@ -139,8 +136,7 @@ def test_only_while_it_is_open(compiled: Subject, one_rank: TinyBuild) -> None:
 
 
 def test_as_many_pages_as_the_longest_sequence(compiled: Subject, one_rank: TinyBuild) -> None:
-    executors: list[object] = []
-    with opened(compiled, replace(one_rank.plan), max_tokens=33) as stage:
+    with opened(compiled, one_rank.plan, max_tokens=33) as stage:
         assert stage._ranks is not None
         (pages,) = stage._ranks.on_every_rank(lambda executor: len(executor.kv_cache[0]))
-    assert pages == 3 and not executors
+    assert pages == 3

@@ -9,8 +9,10 @@ from stage_checks import check_chunks, check_forcing, check_nothing_tapped
 from tiny_builds import TinyBuild, assert_same_runs, build_of, steps_of
 
 from vamc_compiler.graph import PAGE_TOKENS
-from vamc_compiler.trace.rank_module import build_rank
+from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.verify.modeling_stage import ModelingStage
 from vamc_compiler.verify.offload import is_offloaded
+from vamc_compiler.verify.parameters import RankParameters
 from vamc_compiler.verify.run import Array
 from vamc_compiler.verify.subject import Subject
 
@@ -63,10 +65,8 @@ def test_as_the_module_called_directly(name: str, chunk_tokens: int, request: py
 
 
 def test_streams_are_sums_of_what_the_layers_add(one_rank: TinyBuild) -> None:
-    found = {
-        name: value.whole()
-        for name, value in one_rank.modeling_stage().run(steps_of(), one_rank.plan.taps).taps.items()
-    }
+    run = one_rank.modeling_stage().run(steps_of(), one_rank.plan.taps)
+    found = {name: value.whole() for name, value in run.taps.items()}
     stream = found["model.embed_tokens.out"]
     assert np.array_equal(found["model.layers.0.input_layernorm.in"], stream)
     for layer in range(2):
@@ -89,17 +89,11 @@ def test_two_ranks_as_one(one_rank: TinyBuild, two_ranks: TinyBuild) -> None:
 
 def test_padded_heads_as_one_rank(four_ranks: TinyBuild) -> None:
     """The same int8 model on one rank; its taps have the same names."""
-    plan = four_ranks.plan.for_one_rank()
-    single = TinyBuild(four_ranks.source, four_ranks.checkpoint, four_ranks.precision, four_ranks.graphs[:1])
+    plan, source = four_ranks.plan.for_one_rank(), four_ranks.source
     with torch.device("meta"):
-        model = build_rank(single.source, single.source.config.for_rank(0, 1), single.precision)
-    assert model.num_kv_slots == 6
-    from vamc_compiler.trace.rank_module import list_parameters
-    from vamc_compiler.verify.modeling_stage import ModelingStage
-    from vamc_compiler.verify.parameters import RankParameters
-
-    alone = [RankParameters(single.checkpoint, list_parameters(model), 0)]
-    stage = ModelingStage("alone", single.source, single.precision, alone, plan, page_tokens=PAGE_TOKENS)
+        model = build_rank(source, source.config.for_rank(0, 1), four_ranks.precision)
+    alone = [RankParameters(four_ranks.checkpoint, list_parameters(model), 0)]
+    stage = ModelingStage("alone", source, four_ranks.precision, alone, plan, page_tokens=PAGE_TOKENS)
     expected = stage.run(steps_of(), plan.taps)
     assert_same_runs(four_ranks.modeling_stage().run(steps_of(), plan.taps), expected, 1e-3)
 

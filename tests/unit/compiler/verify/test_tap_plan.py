@@ -47,7 +47,7 @@ def test_blocks_follow_one_another(one_rank: TinyBuild) -> None:
     assert [block.begin for block in blocks] == ["", *one_rank.plan.streams]
     first = LAYER.format(0)
     assert one_rank.plan.inside(0) == ("model.embed_tokens.out", first + "input_layernorm.in")
-    assert one_rank.plan.inside(2) == tuple(first + name for name in INSIDE[8:]) + (blocks[2].end,)
+    assert one_rank.plan.inside(2) == (*(first + name for name in INSIDE[8:]), blocks[2].end)
     assert one_rank.plan.inside(5) == ("model.norm.out",)
 
 

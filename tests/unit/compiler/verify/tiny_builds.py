@@ -100,7 +100,7 @@ class TinyBuild:
     ) -> GraphStage:
         models = models or self.models(traced=traced)
         return GraphStage(
-            "graph",
+            "exported ONNX" if traced else "simplified ONNX",
             models,
             self.rank_parameters(),
             plan_taps(models[0], self.parameters),
