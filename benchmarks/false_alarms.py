@@ -2,7 +2,8 @@
 
 Random models of every architecture are compiled in every precision and verified; each line of the file is one
 verification. Those that the file already has are skipped, so that a run can be continued. `--wide` takes models of
-published widths instead of small ones, `--demo` the demo checkpoints. `--table` prints what the file holds as Markdown.
+published widths instead of small ones. `--table` prints what the file holds as Markdown, with how much of the default
+budgets it uses. (What the demo checkpoints use stands in docs/numerics.md.)
 """
 
 from __future__ import annotations
@@ -24,36 +25,35 @@ from random_models import (  # noqa: E402
     PRECISIONS,
     SMALL,
     STYLES,
+    Template,
     baichuan7b,
     baichuan13b,
     compile_template,
     llama,
 )
 
-from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of  # noqa: E402
-from vamc_compiler.config import load_config  # noqa: E402
+from vamc_compiler.precision import ModelPrecision  # noqa: E402
 from vamc_compiler.stages import SilentReporter, Stages  # noqa: E402
+from vamc_compiler.verify.budgets import default_budget  # noqa: E402
 from vamc_compiler.verify.subject import Subject  # noqa: E402
 from vamc_compiler.verify.verification import EVERYTHING, SHORT, Request, verify  # noqa: E402
 
 NUM_SEEDS, SINGLE_SEEDS = 20, 15
 TOKENS = 256
+WIDE_SEEDS = (0, 3)
 WIDE = {
     "LLaMA": llama(2048, 5632, 16, 2, 4000, num_key_value_heads=4),
     "Baichuan 7B": baichuan7b(1024, 2816, 8, 2, 4000),
     "Baichuan 13B": baichuan13b(1280, 3456, 10, 2, 4000),
 }
-DEMO = {
-    "LLaMA": ("llama", ""),
-    "Baichuan 7B": ("baichuan7b", ""),
-    "Baichuan 13B": ("baichuan", ""),
+PRECISION_OF = {
+    "fp16": ModelPrecision(),
+    "bf16": ModelPrecision(half="bfloat16"),
+    "int8_per_channel": ModelPrecision(quantization="int8_per_channel"),
+    "w8a8_dynamic": ModelPrecision(quantization="w8a8_dynamic"),
 }
-DEMO_CHANGES = {
-    "fp16": ("fp16", []),
-    "bf16": ("fp16", ["backend.dtype=bf16"]),
-    "int8_per_channel": ("int8", []),
-    "w8a8_dynamic": ("int8", ["frontend.quantize.type=w8a8_dynamic"]),
-}
+BOUNDS = ("mean_kl", "same_top", "perplexity_ratio", "rounding_error", "block_error", "exact_error")
+NAMES = {"same_top": "1 - same_top", "perplexity_ratio": "perplexity_ratio - 1"}
 Case = dict[str, Any]
 
 
@@ -69,31 +69,12 @@ def small_cases() -> Iterator[tuple[Case, int, dict[str, Any]]]:
 
 
 def wide_cases() -> Iterator[tuple[Case, int, dict[str, Any]]]:
-    """Published widths, every style of weights."""
+    """Published widths, plain weights and outlier channels among others."""
     for precision in PRECISIONS:
         for architecture, config in WIDE.items():
-            for seed in range(len(STYLES)):
+            for seed in WIDE_SEEDS:
                 case = {"kind": "wide", "architecture": architecture, "shape": 0, "precision": precision, "tp": 1}
                 yield case, seed, config
-
-
-def demo_cases() -> Iterator[Case]:
-    """The demo checkpoints on one rank and on two."""
-    for precision in PRECISIONS:
-        for architecture in DEMO:
-            for tp in (1, 2):
-                yield {"kind": "demo", "architecture": architecture, "shape": 0, "precision": precision, "tp": tp}
-
-
-def demo_subject(case: Case, folder: Path) -> Subject:
-    """A demo checkpoint, compiled."""
-    dtype, changes = DEMO_CHANGES[case["precision"]]
-    path = REPOSITORY / "build_in" / "build" / f"hf_{DEMO[case['architecture']][0]}_{dtype}.yaml"
-    config = load_config(path, [*changes, f"frontend.model_kwargs.tp={case['tp']}", "workspace.workers=1"])
-    request, reporter = CompileRequest(config=config), SilentReporter()
-    inputs = check_inputs(request, reporter)
-    folder.mkdir()
-    return subject_of(config, inputs, build_runstream(request, inputs, folder, Stages(reporter)))
 
 
 def measure(subject: Subject, *, short: bool) -> dict[str, Any]:
@@ -115,46 +96,88 @@ def measure(subject: Subject, *, short: bool) -> dict[str, Any]:
     return {"passed": report.passed, "seconds": time.perf_counter() - start, "pairs": pairs}
 
 
-def run(results: Path, kind: str, only: tuple[str, ...]) -> None:
+def run(results: Path, *, wide: bool, only: tuple[str, ...]) -> None:
     """Measure what the file lacks."""
-    text = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    done = {_key(json.loads(line)) for line in text}
-    cases = {"random": small_cases, "wide": wide_cases}.get(kind)
-    entries = [(case, 0, {}) for case in demo_cases()] if cases is None else list(cases())
-    template: tuple[Case, Any] | None = None
+    done = {_key(entry) for entry in read(results)}
+    template: tuple[Case, Template] | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for number, (case, seed, config) in enumerate(entries):
+        for number, (case, seed, config) in enumerate(wide_cases() if wide else small_cases()):
             entry = case | {"seed": seed}
             if _key(entry) in done or (only and case["precision"] not in only):
                 continue
-            if kind == "demo":
-                subject = demo_subject(case, Path(folder) / str(number))
-            else:
-                if template is None or template[0] != case:
-                    place = Path(folder) / str(number)
-                    compiled = compile_template(place, config, case["precision"], tp=case["tp"], tokens=TOKENS)
-                    template = case, compiled
-                subject = template[1].with_seed(seed)
+            if template is None or template[0] != case:
+                place = Path(folder) / str(number)
+                compiled = compile_template(place, config, case["precision"], tp=case["tp"], tokens=TOKENS)
+                template = case, compiled
             # All stages once for each style of weights; the others as a build verifies itself.
-            entry |= measure(subject, short=kind == "random" and seed >= len(STYLES) and seed != SINGLE_SEEDS + 1)
+            short = not wide and seed >= len(STYLES) and seed != SINGLE_SEEDS + 1
+            entry |= measure(template[1].with_seed(seed), short=short)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             print(_key(entry), "passed" if entry["passed"] else "FAILED", f"{entry['seconds']:.1f} s", flush=True)
+
+
+def read(results: Path) -> list[Case]:
+    """What the file holds; nothing where there is none."""
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
 
 
 def _key(entry: Case) -> tuple[Any, ...]:
     return tuple(entry[name] for name in ("kind", "architecture", "shape", "precision", "tp", "seed"))
 
 
+def figures(entry: Case) -> Iterator[tuple[str, float]]:
+    """Every budget's name with a value that it bounds."""
+    for pair in entry["pairs"]:
+        if pair["metrics"] is None:
+            continue
+        metrics = pair["metrics"]
+        greedy = pair["check"] == "greedy tokens"
+        yield "same_top", 1 - metrics["same_decided"]
+        if greedy:
+            continue
+        yield "mean_kl", metrics["kl_mean"]
+        yield "perplexity_ratio", metrics["perplexity_ratio"] - 1
+        isolated = [error for _, error, _ in pair["blocks"] if error is not None]
+        if pair["before"] == "original":
+            bound = "rounding_error"
+        else:
+            bound = "block_error" if pair["after"].startswith("compiled") else "exact_error"
+        yield bound, max(isolated)
+
+
+def table(entries: list[Case]) -> str:
+    """The largest value of every figure, by precision and kind of model, beside its default bound."""
+    kinds = [kind for kind in ("random", "wide") if any(entry["kind"] == kind for entry in entries)]
+    largest: dict[tuple[str, str, str], float] = {}
+    for entry in entries:
+        for name, value in figures(entry):
+            key = name, entry["precision"], entry["kind"]
+            largest[key] = max(largest.get(key, 0.0), value)
+    lines = ["| | " + " | ".join(PRECISIONS) + " |", "|---|" + "---:|" * len(PRECISIONS)]
+    for name in BOUNDS:
+        cells = []
+        for precision in PRECISIONS:
+            limit = getattr(default_budget(PRECISION_OF[precision], bfloat16_prefill=False), name)
+            limit = {"same_top": 1 - limit, "perplexity_ratio": limit - 1}.get(name, limit)
+            values = " / ".join(f"{largest.get((name, precision, kind), 0.0):.1e}" for kind in kinds)
+            cells.append(f"{values} ({limit:.1e})")
+        lines.append(f"| {NAMES.get(name, name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--wide", dest="kind", action="store_const", const="wide", default="random")
-    parser.add_argument("--demo", dest="kind", action="store_const", const="demo")
+    parser.add_argument("--wide", action="store_true")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, default=[])
+    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    run(given.results, given.kind, tuple(given.precision))
+    if given.table:
+        print(table(read(given.results)))
+    else:
+        run(given.results, wide=given.wide, only=tuple(given.precision))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class TerminalReporter:
         self.console = Console(file=sys.stderr, highlight=False)
         self._live: Live | None = None
         self._stage = ""
+        self._warned: set[str] = set()
 
     def _render(self, done: int = 0, total: int = 0, unit: str = "") -> Table:
         line = Table.grid(padding=(0, 1))
@@ -49,7 +50,10 @@ class TerminalReporter:
         self.console.print(line, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        """Leave a warning above the running stage."""
+        """Leave a warning above the running stage; what was said before is not said again."""
+        if message in self._warned:
+            return
+        self._warned.add(message)
         self.console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
 
     def close(self) -> None:

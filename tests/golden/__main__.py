@@ -19,7 +19,7 @@ from golden.cases import DEGREES, DEMO_MODELS, PRECISIONS, Case, every_case
 from golden.document import update_document
 from golden.files import read_golden, write_golden
 from golden.matrix import Found, find_all
-from golden.summary import Change, Summary, compare, updated
+from golden.summary import FIGURES, Change, Summary, compare, updated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ def _row(verdict: Verdict) -> list[str]:
     """A line of the table: the original against what was compiled, and how that compares."""
     case = verdict.found.case
     pairs = verdict.found.summary.pairs
-    figures = next(value for name, value in reversed(pairs.items()) if name.startswith("original -> compiled, "))
-    shown = [f"{figures['kl']:.1e}", f"{figures['same']:.1%}", f"{figures['ppl']:.4f}", f"{figures['block']:.1e}"]
+    figures = next((value for name, value in pairs.items() if name.startswith("original -> compiled, ")), {})
+    shown = [FIGURES[name].write(figures[name]) if name in figures else "" for name in ("kl", "same", "ppl", "block")]
     notes = [
         *([f"{len(verdict.found.failures)} outside budget"] if verdict.found.failures else []),
         *([f"{len(verdict.worse)} worse"] if verdict.worse else []),
@@ -63,7 +63,7 @@ def _row(verdict: Verdict) -> list[str]:
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
     """The table, and below it every figure that changed."""
-    titles = ("model", "precision", "ranks", "mean KL", "same top", "perplexity", "block error", "beside golden")
+    titles = ("model", "precision", "ranks", "mean KL", "same top", "perplexity", "block error", "verdict")
     table = Table(*titles, box=None, pad_edge=False, title="original -> compiled", title_justify="left")
     for verdict in verdicts:
         table.add_row(*_row(verdict), style=None if verdict.passed else "red")
@@ -84,6 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", choices=DEMO_MODELS, help="only this model; may be repeated")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="only this one; may be repeated")
     parser.add_argument("--tp", action="append", type=int, choices=DEGREES, help="only this one; may be repeated")
+    parser.add_argument("--new", action="store_true", help="only what has no golden figures yet")
     parser.add_argument("--update", action="store_true", help="rewrite the golden figures and docs/numerics.md")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write every case's page, JSON and JUnit XML there")
     cores = len(os.sched_getaffinity(0))
@@ -93,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Verify the cases that were asked for; returns the exit status."""
-    options = parse_arguments()
+    options, golden = parse_arguments(), read_golden()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # the models are small: threads would only wait
     cases = [
         case
@@ -101,16 +102,16 @@ def main() -> int:
         if case.model in (options.model or DEMO_MODELS)
         and case.precision in (options.precision or PRECISIONS)
         and case.tp in (options.tp or DEGREES)
+        and not (options.new and case in golden)
     ]
     progress = Console(stderr=True, highlight=False)
     verdicts: dict[Case, Verdict] = {}
-    golden = read_golden()
     for found in find_all(cases, options.jobs, options.report):
         verdicts[found.case] = judge(found, golden.get(found.case))
         mark = "✓" if verdicts[found.case].passed else "✗"
         progress.print(f"{mark} {len(verdicts):2}/{len(cases)}  {found.case}  {found.seconds:.1f} s", soft_wrap=True)
     ordered = [verdicts[case] for case in cases]
-    show(ordered, Console())
+    show(ordered, Console(width=max(120, Console().width)))  # a log of 80 columns would fold the table
     outside = any(verdict.found.failures for verdict in ordered)
     if options.update and not outside:
         summaries = {v.found.case: updated(golden.get(v.found.case), v.found.summary) for v in ordered}

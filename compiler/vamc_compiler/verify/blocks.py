@@ -155,7 +155,8 @@ def wrong_ranks(error: TapError, limit: float) -> tuple[int, ...]:
     if len(error.by_rank) == 1:
         return ()
     threshold = min(limit, _BLAME_SHARE * error.worst)
-    return tuple(rank for rank, value in enumerate(error.by_rank) if not value < threshold)
+    wrong = tuple(rank for rank, value in enumerate(error.by_rank) if not value < threshold)
+    return () if len(wrong) == len(error.by_rank) else wrong
 
 
 def locate(stage: str, block: str, error: TapError | None, limit: float) -> Location:

@@ -5,11 +5,13 @@ The defaults are justified in docs/numerics.md from measurements on the demo che
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from vamc_compiler.config.schema import BudgetConfig
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.verify.metrics import DECIDED_NATS
 from vamc_compiler.verify.result import BlockError, BudgetLine, LogitMetrics
 
 
@@ -24,6 +26,15 @@ class Budget:
     block_error: float
     exact_error: float
     """Largest error of one block between two stages that compute in float32 with the same weights."""
+
+    @property
+    def decided_nats(self) -> float:
+        """By how much a token has to lead where it must stay the likeliest.
+
+        Errors of s nats in the logits give a KL of about s^2 / 2, and move a lead by about 1.4 s. Six times the s of
+        half the allowed KL: what turns such a lead is no rounding.
+        """
+        return max(DECIDED_NATS, 6 * math.sqrt(self.mean_kl))
 
     def overridden(self, given: BudgetConfig) -> Budget:
         """With the bounds that a build config gives."""

@@ -99,7 +99,7 @@ def compare_forms(
     errors = merge_errors([block_errors(setting.plan, *runs) for runs in zip(expected, found, forced, strict=True)])
     logits = [run.logits for run in expected], [run.logits for run in found]
     with np.errstate(all="ignore"):
-        metrics, kl = compare_logits(*logits, setting.sequences)
+        metrics, kl = compare_logits(*logits, setting.sequences, budget.decided_nats)
     budgets = (*logit_lines(metrics, budget), *block_lines(errors, block_limit))
     result = PairResult(
         before=before.name,

@@ -54,17 +54,21 @@ def _cosines(before: Float64, after: Float64) -> Float64:
     return np.asarray((before * after).sum(-1) / np.maximum(norms, 1e-300))
 
 
-def decided(log_probabilities: Float64) -> npt.NDArray[np.bool_]:
-    """Which positions [t] have a token that leads by more than `DECIDED_NATS`."""
+def decided(log_probabilities: Float64, lead_nats: float = DECIDED_NATS) -> npt.NDArray[np.bool_]:
+    """Which positions [t] have a token that leads by more than `lead_nats`."""
     best = np.partition(log_probabilities, -2, axis=-1)[:, -2:]
-    return np.asarray(best[:, 1] - best[:, 0] > DECIDED_NATS)
+    return np.asarray(best[:, 1] - best[:, 0] > lead_nats)
 
 
 def compare_logits(
-    before: Sequence[Array], after: Sequence[Array], sequences: Sequence[Sequence[int]]
+    before: Sequence[Array],
+    after: Sequence[Array],
+    sequences: Sequence[Sequence[int]],
+    decided_nats: float = DECIDED_NATS,
 ) -> tuple[LogitMetrics, Float64]:
     """Compare logits float32 [t, v] of every sequence; also gives the KL of every position.
 
+    A position is decided where a token leads by more than `decided_nats`.
     The perplexity counts the tokens that follow within a sequence. Values that are no numbers make every figure one.
     """
     expected, found = np.concatenate(before).astype(np.float64), np.concatenate(after).astype(np.float64)
@@ -73,7 +77,7 @@ def compare_logits(
     absolute = np.abs(found - expected)
     scale = np.sqrt((expected**2).mean(-1, keepdims=True))
     same = expected.argmax(-1) == found.argmax(-1)
-    sure = decided(ours)
+    sure = decided(ours, decided_nats)
     losses = _losses(ours, theirs, sequences)
     gap = losses[1] - losses[0]
     spread = _CONFIDENCE * float(gap.std()) / max(1.0, np.sqrt(gap.size))

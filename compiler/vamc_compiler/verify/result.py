@@ -46,7 +46,8 @@ class LogitMetrics:
     same_top: float
     """Share of positions with the same likeliest token."""
     same_decided: float
-    """The same over the positions where the likeliest token of `before` leads by more than 0.1 nat; 1 where none."""
+    """The same over the positions where the likeliest token of `before` leads by more than `Budget.decided_nats`; 1
+    where none."""
     top5_overlap: float
     """Mean share of the five likeliest tokens of `before` that are among the five of `after`."""
     perplexity_before: float

@@ -138,7 +138,7 @@ def open_subject(
 def _stored_graph(runstream: Path, rank: int) -> onnx.ModelProto:
     path = onnx_folder(runstream, rank) / "model.onnx"
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
         raise UserError(
             f"{runstream} has no ONNX graph of rank {rank}: {path.relative_to(runstream)} is missing",
@@ -147,6 +147,9 @@ def _stored_graph(runstream: Path, rank: int) -> onnx.ModelProto:
         ) from None
     except Exception as error:  # protobuf raises an error of its own
         raise UserError(f"{path} cannot be read: {error}", fix="compile the runstream again") from None
+    if not model.graph.node:  # protobuf reads an empty file as an empty model
+        raise UserError(f"{path} is empty", expected="an ONNX graph", fix="compile the runstream again")
+    return model
 
 
 def check_digest(runstream: Path, manifest: Manifest, checkpoint: Checkpoint, graphs: Sequence[RankGraph]) -> None:

@@ -330,7 +330,7 @@ class _Verification:
             steps = plan_steps(sequence, before.chunks(len(sequence)), PAGE_TOKENS)
             expected = before.stage.run(steps).logits[len(prompt) - 1 :]
             with np.errstate(all="ignore"):
-                metrics, kl = compare_logits([expected], [found], [[0, *chosen[:-1]]])
+                metrics, kl = compare_logits([expected], [found], [[0, *chosen[:-1]]], self.budget.decided_nats)
             different = np.flatnonzero(expected.argmax(-1) != np.array(chosen))
             first = int(different[0]) if different.size else None
             lines = tuple(greedy_lines(metrics, self.budget))

@@ -1,0 +1,162 @@
+"""The certificate of a build: off, skipped, failed, passed; and what is published then."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vamc_compiler import compile as compile_module
+from vamc_compiler.compile import Built, CompileRequest, compile_model
+from vamc_compiler.config.schema import BudgetConfig, VerifyConfig
+from vamc_compiler.stages import SilentReporter, Stages
+from vamc_compiler.verify import verification
+from vamc_compiler.verify.certify import GOLDEN_TOKENS, VerificationFailedError, add_certificate, certify
+from vamc_compiler.verify.subject import Subject
+from vamc_runtime import cli, runstream
+from vamc_runtime.certificate import read_certificate
+from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import hash_file, read_manifest
+from vamc_runtime.runstream import check_hashes, open_runstream
+
+IMPOSSIBLE = BudgetConfig(mean_kl=0.0)
+
+
+class Listener(SilentReporter):
+    """Keeps warnings and stages."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.stages: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def begin(self, stage: str) -> None:
+        self.stages.append(stage)
+
+
+def with_verify(subject: Subject, **changes: object) -> Subject:
+    settings: VerifyConfig = replace(subject.config.verify, **changes)  # type: ignore[arg-type]
+    return replace(subject, config=replace(subject.config, verify=settings))
+
+
+def refuse(*arguments: object, **options: object) -> None:
+    raise UserError("no library of libraries/ runs on this CPU")
+
+
+def test_off(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "verify", lambda *_: pytest.fail("verified"))
+    certified = certify(with_verify(compiled, when="off"), Stages(SilentReporter()), trust_checkpoint_code=False)
+    assert certified.report is None
+    certificate = certified.certificate
+    assert (certificate.status, certificate.reason) == ("off", "verify.when is off")
+    assert (certificate.figures, certificate.golden, certificate.num_tokens) == ((), None, 0)
+    assert certificate.checkpoint_digest == compiled.manifest.checkpoint.digest
+
+
+def test_skipped_where_the_cpu_cannot_run_it(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runstream, "choose_library", refuse)
+    listener = Listener()
+    certified = certify(compiled, Stages(listener), trust_checkpoint_code=False)
+    assert certified.report is None
+    assert certified.certificate.status == "skipped" and certified.certificate.golden is None
+    assert "cannot run what was compiled" in certified.certificate.reason
+    assert listener.warnings == [f"the runstream is not verified: {certified.certificate.reason}"]
+
+
+def test_skipped_without_mpi(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vamc_runtime.ranks import remote
+
+    monkeypatch.setattr(remote, "find_mpiexec", refuse)
+    two = replace(compiled, graphs=compiled.graphs * 2)
+    assert certify(two, Stages(SilentReporter()), trust_checkpoint_code=False).certificate.status == "skipped"
+
+
+def test_failed(compiled: Subject) -> None:
+    listener = Listener()
+    with pytest.raises(VerificationFailedError) as caught:
+        certify(with_verify(compiled, budget=IMPOSSIBLE), Stages(listener), trust_checkpoint_code=False)
+    assert not caught.value.report.passed
+    assert caught.value.report.first_failure is not None
+    assert caught.value.report.name in str(caught.value)
+    assert listener.stages == ["verify"], "its parts are not shown one by one"
+
+
+def test_passed(compiled: Subject, tmp_path: Path) -> None:
+    listener = Listener()
+    certified = certify(compiled, Stages(listener), trust_checkpoint_code=False)
+    assert listener.stages == ["verify"]
+    certificate, report = certified.certificate, certified.report
+    assert report is not None and report.passed
+    assert (certificate.status, certificate.reason) == ("passed", "")
+    assert certificate.reference.startswith("transformers")
+    assert certificate.num_tokens == report.tokens.num_tokens == 48
+    assert certificate.token_digest == report.tokens.digest
+    assert "no tokenizer" in certificate.tokens
+    assert len(certificate.figures) == sum(len(pair.budgets) for pair in report.pairs)
+    assert certificate.library == compiled.manifest.libraries[0].mcpu
+    golden = certificate.golden
+    assert golden is not None and len(golden.token_ids) == GOLDEN_TOKENS
+    assert all(np.exp(row).sum() <= 1 + 1e-6 for row in golden.log_probabilities)
+
+    folder = tmp_path / "runstream"
+    shutil.copytree(compiled.runstream, folder)
+    written = add_certificate(certificate, folder, compiled.manifest)
+    assert read_manifest(folder) == written
+    assert written.files["numerics.json"].sha256 == hash_file(folder / "numerics.json")
+    assert list(written.files) == sorted(written.files)
+    assert read_certificate(folder) == certificate
+    check_hashes(open_runstream(folder), everything=True)
+
+
+@pytest.fixture
+def stand_in(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """Building copies what was built before."""
+
+    def copy(request: CompileRequest, inputs: object, folder: Path, stages: Stages) -> Built:
+        shutil.copytree(compiled.runstream, folder, dirs_exist_ok=True)
+        return Built(folder, compiled.manifest, compiled.graphs)
+
+    monkeypatch.setattr(compile_module, "build_runstream", copy)
+    return compiled
+
+
+def test_a_certified_build_is_published(stand_in: Subject, tmp_path: Path) -> None:
+    config = replace(stand_in.config, workspace=replace(stand_in.config.workspace, path=tmp_path))
+    result = compile_model(CompileRequest(config=config))
+    assert result.path == tmp_path / "tiny" and result.report is not None
+    certificate = read_certificate(result.path)
+    assert certificate is not None and certificate.status == "passed"
+    assert "numerics.json" in read_manifest(result.path).files
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_failed_build_is_not(stand_in: Subject, tmp_path: Path) -> None:
+    """Not even in place of an older one."""
+    settings = replace(stand_in.config.verify, budget=IMPOSSIBLE)
+    config = replace(
+        stand_in.config, workspace=replace(stand_in.config.workspace, path=tmp_path / "w"), verify=settings
+    )
+    with pytest.raises(VerificationFailedError):
+        compile_model(CompileRequest(config=config))
+    assert not list((tmp_path / "w").glob("*"))
+    shutil.copytree(stand_in.runstream, tmp_path / "w" / "tiny")
+    before = (tmp_path / "w" / "tiny" / "manifest.json").read_bytes()
+    with pytest.raises(VerificationFailedError):
+        compile_model(CompileRequest(config=config))
+    assert (tmp_path / "w" / "tiny" / "manifest.json").read_bytes() == before
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["tiny"]
+
+
+def test_exit_status_of_a_failed_build(stand_in: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--set", f"workspace.path={tmp_path / 'w'}", "--set", "verify.budget.mean_kl=0"]
+    assert cli.main(["compile", str(stand_in.config.source_path), *changes]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "nothing was published" in captured.err and "verify.budget" in captured.err
+    assert "Traceback" not in captured.err
+    assert not list((tmp_path / "w").glob("*"))
