@@ -161,14 +161,14 @@ def import_step(
     """
     packings = plan_packings(model, parameters, kernels)
     prepared = _prepare(model, parameters, packings)
-    assert [v.name for v in prepared.graph.input][-len(parameters) :] == [s.name for s in parameters], (
+    num_inputs = len(prepared.graph.input) - len(parameters)
+    assert [v.name for v in prepared.graph.input][num_inputs:] == [s.name for s in parameters], (
         "weights are the last inputs, in the order of the parameter list"
     )
     with _vamc_converters(Emitter(kernels)), warnings.catch_warnings():
         # Expected: dots in names become underscores, and ONNX's checker does not know the renamed ops.
         warnings.simplefilter("ignore", UserWarning)
         module = from_onnx(prepared)
-    num_inputs = len(prepared.graph.input) - len(parameters)
     step = module["main"].with_attr("num_input", num_inputs).with_attr("global_symbol", STEP_FUNCTION)
     step = step.with_attr("tir_var_upper_bound", {"n": max_step_tokens, "m": max_step_tokens})
     module.update_func(module.get_global_var("main"), step)

@@ -42,18 +42,20 @@ class Budget:
         return replace(self, **changes)
 
 
+# About three times what right builds were seen to need: benchmarks/results/false_alarms.md.
 _FLOAT16 = Budget(
-    mean_kl=1e-5, same_top=0.99, perplexity_ratio=1.001, rounding_error=5e-3, block_error=1e-3, exact_error=1e-3
+    mean_kl=2e-5, same_top=0.99, perplexity_ratio=1.001, rounding_error=6e-3, block_error=1e-3, exact_error=1e-3
 )
+# Kernels round activations to bfloat16 too, in compiled code only.
 _BFLOAT16 = Budget(
-    mean_kl=1e-3, same_top=0.97, perplexity_ratio=1.01, rounding_error=3e-2, block_error=3e-2, exact_error=1e-3
+    mean_kl=2e-3, same_top=0.99, perplexity_ratio=1.01, rounding_error=6e-3, block_error=4e-2, exact_error=1e-3
 )
 _INT8 = Budget(
-    mean_kl=1e-2, same_top=0.95, perplexity_ratio=1.02, rounding_error=0.1, block_error=2e-3, exact_error=1e-3
+    mean_kl=3e-2, same_top=0.98, perplexity_ratio=1.02, rounding_error=0.3, block_error=5e-3, exact_error=1e-3
 )
 # Activations rounded to 8 bits: the last bit of a sum now and then moves one to the next of 127 levels.
 _W8A8 = Budget(
-    mean_kl=5e-2, same_top=0.9, perplexity_ratio=1.05, rounding_error=0.2, block_error=5e-2, exact_error=5e-2
+    mean_kl=6e-2, same_top=0.97, perplexity_ratio=1.05, rounding_error=0.6, block_error=5e-2, exact_error=5e-2
 )
 
 
@@ -67,13 +69,14 @@ def default_budget(precision: ModelPrecision, *, bfloat16_prefill: bool) -> Budg
 
 
 def logit_lines(metrics: LogitMetrics, budget: Budget) -> list[BudgetLine]:
-    """What the logits of two stages must keep."""
+    """What the logits of two stages must keep; of the perplexity ratio, the lower end of its 95 % interval."""
     return [
         BudgetLine(name="mean KL", value=metrics.kl_mean, limit=budget.mean_kl),
         BudgetLine(
             name="same top token where decided", value=metrics.same_decided, limit=budget.same_top, at_least=True
         ),
-        BudgetLine(name="perplexity ratio", value=metrics.perplexity_ratio, limit=budget.perplexity_ratio),
+        # The part that is no chance: over few tokens the ratio itself is mostly noise.
+        BudgetLine(name="perplexity ratio", value=metrics.perplexity_ratio_low, limit=budget.perplexity_ratio),
     ]
 
 

@@ -193,7 +193,8 @@ def test_the_head() -> None:
 
 
 def test_ranks_whose_part_is_wrong() -> None:
-    for columns, ranks in ((slice(0, 2), (0,)), (slice(2, 4), (1,)), (slice(0, 4), (0, 1))):
+    """None is named where all are wrong."""
+    for columns, ranks in ((slice(0, 2), (0,)), (slice(2, 4), (1,)), (slice(0, 4), ())):
         errors = tap_errors_of(MadeUpStage(changes={"block0.inner.out": scaled_columns(columns, 1.3)}), 1)
         blamed = blame(errors, 1e-3)
         assert blamed is not None and len(blamed.by_rank) == 2

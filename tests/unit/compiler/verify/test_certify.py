@@ -135,21 +135,20 @@ def test_a_certified_build_is_published(stand_in: Subject, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_a_failed_build_is_not(stand_in: Subject, tmp_path: Path) -> None:
-    """Not even in place of an older one."""
-    settings = replace(stand_in.config.verify, budget=IMPOSSIBLE)
+def test_a_failed_build_takes_no_place(stand_in: Subject, tmp_path: Path) -> None:
+    """Not even that of an older one."""
     config = replace(
-        stand_in.config, workspace=replace(stand_in.config.workspace, path=tmp_path / "w"), verify=settings
+        stand_in.config,
+        workspace=replace(stand_in.config.workspace, path=tmp_path),
+        verify=replace(stand_in.config.verify, budget=IMPOSSIBLE),
     )
+    shutil.copytree(stand_in.runstream, tmp_path / "tiny")
+    before = (tmp_path / "tiny" / "manifest.json").read_bytes()
     with pytest.raises(VerificationFailedError):
         compile_model(CompileRequest(config=config))
-    assert not list((tmp_path / "w").glob("*"))
-    shutil.copytree(stand_in.runstream, tmp_path / "w" / "tiny")
-    before = (tmp_path / "w" / "tiny" / "manifest.json").read_bytes()
-    with pytest.raises(VerificationFailedError):
-        compile_model(CompileRequest(config=config))
-    assert (tmp_path / "w" / "tiny" / "manifest.json").read_bytes() == before
-    assert [path.name for path in (tmp_path / "w").iterdir()] == ["tiny"]
+    assert (tmp_path / "tiny" / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "tiny" / "numerics.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
 def test_exit_status_of_a_failed_build(stand_in: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

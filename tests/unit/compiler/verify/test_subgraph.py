@@ -9,6 +9,7 @@ from tiny_builds import SEQUENCE, TinyBuild, steps_of
 
 from vamc_compiler.verify.graph_stage import STEP_INPUTS, open_session
 from vamc_compiler.verify.merged_graph import merge_ranks, rank_name
+from vamc_compiler.verify.recompile import run_compiled
 from vamc_compiler.verify.run import Array
 from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
 
@@ -115,3 +116,22 @@ def test_inputs_have_the_sizes_of_their_arrays(one_rank: TinyBuild) -> None:
     model, _, _ = cut(one_rank, f"{LAYER}mlp.down_proj.in", [f"{LAYER}mlp.{name}_proj.out" for name in ("gate", "up")])
     shapes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input]
     assert shapes == [[len(SEQUENCE), 20]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "known"),
+    [
+        ("bfloat16", "mlp.down_proj.out", ["mlp.down_proj.in"]),
+        ("one_rank", "mlp.down_proj.in", ["mlp.gate_proj.out", "mlp.up_proj.out"]),
+        ("one_rank", "self_attn.o_proj.in", [f"self_attn.{letter}_proj.out" for letter in "qkv"]),
+    ],
+)
+def test_compiled_again(name: str, target: str, known: list[str], request: pytest.FixtureRequest) -> None:
+    """Through the importer and the kernels of this CPU: weights packed, none at all, a cache and constants."""
+    build: TinyBuild = request.getfixturevalue(name)
+    model, inputs, expected = cut(build, LAYER + target, [LAYER + tap for tap in known])
+    found = run_compiled(model, inputs, {"mcpu": [], "prefill_precision": "fp32"})
+    assert found.dtype == np.float32
+    # bfloat16 weights are multiplied with activations rounded to bfloat16 where the CPU has instructions for it.
+    tolerance = 2e-2 if name == "bfloat16" else 1e-3
+    assert np.abs(found.reshape(expected.shape) - expected).max() <= tolerance * np.abs(expected).max()

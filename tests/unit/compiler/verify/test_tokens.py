@@ -40,7 +40,7 @@ def no_tokenizer(tmp_path) -> Path:
 def test_a_text_is_cut_into_sequences():
     tokens = load_tokens(LLAMA, HELD_OUT, 1100, 1024, 1152)
     expected = load_tokenizer(LLAMA).encode(HELD_OUT.read_text(encoding="utf-8"))[:1100]
-    assert [len(sequence) for sequence in tokens.sequences] == [512, 512, 76]
+    assert [len(sequence) for sequence in tokens.sequences] == [1024, 76]
     assert [token_id for sequence in tokens.sequences for token_id in sequence] == expected
     assert tokens.source.description == str(HELD_OUT)
     assert tokens.source.num_tokens == 1100

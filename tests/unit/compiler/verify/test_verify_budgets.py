@@ -67,7 +67,7 @@ def test_lines_of_logits() -> None:
     assert [(line.value, line.limit, line.at_least) for line in lines] == [
         (metrics.kl_mean, FP16.mean_kl, False),
         (metrics.same_decided, FP16.same_top, True),
-        (metrics.perplexity_ratio, FP16.perplexity_ratio, False),
+        (metrics.perplexity_ratio_low, FP16.perplexity_ratio, False),
     ]
     (line,) = greedy_lines(metrics, FP16)
     assert (line.value, line.limit, line.at_least) == (metrics.same_decided, FP16.same_top, True)

@@ -54,13 +54,16 @@ def set_budget(name: str, value: object) -> tuple[str, str]:
     return "--set", f"verify.budget.{name}={value}"
 
 
-def test_within_budget(verify: Verify) -> None:
-    ended = verify()
+def test_within_budget(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = verify("--bisect")
     assert ended.status == 0, ended.errors
+    assert ended.output == ""
     assert "pass" in ended.errors and "Traceback" not in ended.errors
     for stage in ("modeling file", "exported ONNX", "simplified ONNX", "compiled", "chunked prefill", "cached decode"):
         assert stage in ended.errors
     assert "pseudo-random token ids" in " ".join(ended.errors.split())
+    assert "nothing to bisect" in ended.errors and not list(tmp_path.iterdir())
 
 
 def test_json_alone_on_standard_output(verify: Verify) -> None:
@@ -86,8 +89,8 @@ def test_outside_budget(verify: Verify) -> None:
     assert "Traceback" not in ended.errors
 
 
-def test_report(verify: Verify, tmp_path: Path) -> None:
-    ended = verify("--report", tmp_path / "report", *set_budget("block_error", 1e-9))
+def test_report_and_bisection(verify: Verify, tmp_path: Path) -> None:
+    ended = verify("--bisect", "--report", tmp_path / "report", *set_budget("block_error", 1e-9))
     assert ended.status == 1
     assert str(tmp_path / "report" / "index.html") in ended.errors
     assert {path.name for path in (tmp_path / "report").iterdir()} >= {"index.html", "report.json", "junit.xml"}
@@ -95,21 +98,9 @@ def test_report(verify: Verify, tmp_path: Path) -> None:
     assert document["passed"] is False
     suites = ElementTree.parse(tmp_path / "report" / "junit.xml")
     assert any(True for _ in suites.iter("failure"))
-
-
-def test_bisection_beside_the_report(verify: Verify, tmp_path: Path) -> None:
-    ended = verify("--bisect", "--report", tmp_path / "report", *set_budget("block_error", 1e-9))
-    assert ended.status == 1
     assert "smallest subgraph" in ended.errors
-    assert (tmp_path / "report" / "bisection" / "reproduce.py").is_file()
-    assert str(tmp_path / "report" / "bisection" / "reproduce.py") in ended.errors
-
-
-def test_nothing_to_bisect(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    ended = verify("--bisect")
-    assert ended.status == 0 and "nothing to bisect" in ended.errors
-    assert not list(tmp_path.iterdir())
+    script = tmp_path / "report" / "bisection" / "reproduce.py"
+    assert script.is_file() and str(script) in ended.errors
 
 
 def test_a_warning_once(verify: Verify, compiled: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
