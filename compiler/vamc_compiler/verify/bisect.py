@@ -122,10 +122,10 @@ class _CaseWriter:
         rows = self._rows(nodes)
         inputs = self._inputs(outside, known, rows)
         weights = self._weights(outside)
-        model = make_model(self._graph, nodes, inputs, weights, target)
+        expected, found = self._results()
+        model = make_model(self._graph, nodes, inputs, weights, target, expected[rows].shape)
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
         np.savez(folder / INPUTS_FILE, **inputs)  # type: ignore[arg-type]
-        expected, found = self._results()
         np.save(folder / EXPECTED_FILE, expected[rows])
         np.save(folder / FOUND_FILE, found[rows])
         (folder / SCRIPT_FILE).write_text(SCRIPT, encoding="utf-8")

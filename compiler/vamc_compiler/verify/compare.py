@@ -48,20 +48,25 @@ class Form:
         """For reports."""
         return f"{self.stage.name}, {self.label}" if self.label else self.stage.name
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """Tells forms apart whose names are the same."""
+        return id(self.stage), self.label
+
 
 class Runner:
     """Runs forms on every sequence and remembers what they gave."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._kept: dict[str, list[Run]] = {}
+        self._kept: dict[tuple[int, str], list[Run]] = {}
 
     def streams(self, form: Form) -> list[Run]:
         """Logits and streams of every sequence."""
-        if form.name not in self._kept:
+        if form.key not in self._kept:
             taps = self.setting.plan.streams
-            self._kept[form.name] = [self.run(form, index, taps) for index in range(len(self.setting.sequences))]
-        return self._kept[form.name]
+            self._kept[form.key] = [self.run(form, index, taps) for index in range(len(self.setting.sequences))]
+        return self._kept[form.key]
 
     def run(self, form: Form, index: int, taps: Sequence[str], forced_by: Run | None = None) -> Run:
         """One sequence; fed the streams of another run where one is given."""
@@ -76,7 +81,7 @@ class Runner:
 
     def forget(self, form: Form) -> None:
         """Free the memory of a form's runs."""
-        self._kept.pop(form.name, None)
+        self._kept.pop(form.key, None)
 
 
 def compare_forms(

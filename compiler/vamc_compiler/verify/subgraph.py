@@ -37,8 +37,9 @@ def make_model(
     inputs: Mapping[str, Array],
     weights: Mapping[str, onnx.TensorProto],
     target: str,
+    shape: tuple[int, ...],
 ) -> onnx.ModelProto:
-    """A model of some nodes: `inputs` typed and sized as the given arrays, weights stored inside."""
+    """A model of some nodes: `inputs` typed and sized as the given arrays, weights inside, a result of `shape`."""
     graph = onnx.GraphProto(name="subgraph")
     graph.node.extend(nodes)
     for name, array in inputs.items():
@@ -50,7 +51,7 @@ def make_model(
             graph.initializer.append(weights[name])
         elif name in constants:
             graph.initializer.append(constants[name])
-    graph.output.append(onnx.helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, None))
+    graph.output.append(onnx.helper.make_tensor_value_info(target, onnx.TensorProto.FLOAT, shape))
     model = onnx.ModelProto(ir_version=whole.ir_version, graph=graph)
     model.opset_import.extend(whole.opset_import)
     used = {node.op_type for node in nodes if node.domain == DOMAIN}

@@ -73,7 +73,8 @@ def cut(build: TinyBuild, target_tap: str, known_taps: list[str]) -> tuple[onnx.
     constants = {tensor.name for tensor in merged.graph.initializer}
     caches = np.zeros((3, 2, build.graphs[0].num_kv_slots, 16, build.source.config.head_dim), np.float16)
     given = {name: caches if value is None else value for name, value in inputs.items() if name not in constants}
-    return make_model(merged, nodes, given, weights, target), given, run.taps[target_tap].whole()
+    expected = run.taps[target_tap].whole()
+    return make_model(merged, nodes, given, weights, target, expected.shape), given, expected
 
 
 @pytest.mark.parametrize(
