@@ -31,6 +31,9 @@ from vamc_runtime.weights_memory import OnLoad
 
 T = TypeVar("T")
 SOCKET_VARIABLE = "VAMC_RANK0_SOCKET"
+SHARED_MEMORY = Path("/dev/shm")
+ENOUGH_SHARED_MEMORY_BYTES = 48 << 20
+"""Below this, a small /dev/shm is the likeliest reason why ranks end (containers have 64 MiB by default)."""
 
 
 def find_mpiexec() -> str:
@@ -125,10 +128,18 @@ class RemoteExecutor:
             raise RuntimeError("a rank failed") from answer
         return answer
 
-    def _ended(self) -> RuntimeError:
+    def _ended(self) -> Exception:
         """The error for ranks that are gone, whichever way the socket shows it."""
         assert self._process is not None, "entered"
-        return RuntimeError(f"the ranks ended unexpectedly (mpiexec exit status {self._process.wait()})")
+        found = f"the ranks ended unexpectedly (mpiexec exit status {self._process.wait()})"
+        free_bytes = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
+        if free_bytes >= ENOUGH_SHARED_MEMORY_BYTES:
+            return RuntimeError(found)
+        return UserError(
+            f"{found}, and {SHARED_MEMORY} has {free_bytes / 2**20:.0f} MiB free",
+            expected=f"{ENOUGH_SHARED_MEMORY_BYTES >> 20} MiB or more: ranks of one host exchange tensors there",
+            fix="give it more, for example docker run --shm-size=1g",
+        )
 
     def _end(self) -> None:
         """Close the socket, upon which the ranks end; make sure that they do."""

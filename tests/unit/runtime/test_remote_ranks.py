@@ -16,7 +16,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 
 import fake_runstream as fake
 import numpy as np
@@ -131,6 +131,13 @@ def test_ranks_that_die_at_the_start(start: Start) -> None:
     executor = start(prologue="sys.exit(7)")
     with pytest.raises(RuntimeError, match=r"ended unexpectedly.*exit status 7"), executor:
         pass
+
+
+def test_ranks_that_die_for_want_of_shared_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    executor = start(prologue="sys.exit(7)")
+    with pytest.raises(UserError, match=r"exit status 7.*/dev/shm has 1 MiB free"), executor:
+        pytest.fail("the ranks are gone")
 
 
 def test_ranks_that_die_in_a_step(start: Start) -> None:
