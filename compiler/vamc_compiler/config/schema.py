@@ -210,7 +210,7 @@ class BudgetConfig:
     same_top: Share | None = None
     """Smallest share of decided positions at which both have the same likeliest token, 0 to 1."""
     perplexity_ratio: Ratio | None = None
-    """Largest perplexity of the compiled model relative to the original's."""
+    """Largest perplexity relative to the original's: the lower end of its 95 % interval, beyond chance."""
     rounding_error: NonNegativeFloat | None = None
     """Largest relative error of one layer between the original and the rounded weights."""
     block_error: NonNegativeFloat | None = None

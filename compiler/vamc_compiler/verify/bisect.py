@@ -65,14 +65,14 @@ def bisect(failure: Failure, subject: Subject, folder: Path) -> Case | None:
     if wrong is None:
         return None
     seen = look_inside(failure.runner, failure.before, failure.after, wrong)
-    error = blame(seen.errors, failure.block_limit)
+    error = blame(seen.errors, failure.block_limit.worst)
     if error is None:
         return None
-    location = locate(failure.after.name, wrong.block, error, failure.block_limit)
-    ranks = wrong_ranks(error, failure.block_limit)
+    location = locate(failure.after.name, wrong.block, error, failure.block_limit.worst)
+    ranks = wrong_ranks(error, failure.block_limit.worst)
     writer = _CaseWriter(failure, subject, error, ranks[0] if ranks else 0, seen)
     nodes = _published(writer, folder, location)
-    return Case(folder=folder, location=location, nodes=nodes, error=error.worst, limit=failure.block_limit)
+    return Case(folder=folder, location=location, nodes=nodes, error=error.worst, limit=failure.block_limit.worst)
 
 
 def _wrong_block(failure: Failure) -> BlockError | None:
@@ -135,7 +135,7 @@ class _CaseWriter:
             "after": self._failure.result.after,
             "location": str(location),
             "operations": operations,
-            "limit": self._failure.block_limit,
+            "limit": self._failure.block_limit.worst,
             "compiled": self._failure.after.name.startswith("compiled"),
             "mcpu": [library.mcpu for library in self._subject.manifest.libraries],
             "prefill_precision": self._subject.config.backend.compile.prefill_precision,

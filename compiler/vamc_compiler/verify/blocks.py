@@ -6,6 +6,7 @@ stream of `before` in front of every block, so that each block shows its own err
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,9 +85,25 @@ def merge_errors(sequences: Sequence[Sequence[BlockError]]) -> tuple[BlockError,
     return tuple(merged)
 
 
-def first_wrong(errors: Sequence[BlockError], limit: float) -> BlockError | None:
+@dataclass(frozen=True)
+class BlockLimit:
+    """What a block's own error may be."""
+
+    worst: float
+    """Of any token."""
+    rms: float = math.inf
+    """Root mean square over tokens: a small error of every token is a fault where a larger one of a few is chance."""
+
+    def kept_by(self, error: BlockError) -> bool:
+        """Whether a block is within the limit; one that was not measured is."""
+        if error.isolated is None or error.isolated_rms is None:
+            return True
+        return error.isolated <= self.worst and error.isolated_rms <= self.rms
+
+
+def first_wrong(errors: Sequence[BlockError], limit: BlockLimit) -> BlockError | None:
     """The first block whose own error exceeds the limit."""
-    return next((error for error in errors if error.isolated is not None and not error.isolated <= limit), None)
+    return next((error for error in errors if not limit.kept_by(error)), None)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vamc_compiler.verify.blocks import TapError, blame, block_errors, first_wrong, locate, merge_errors, tap_errors
+from vamc_compiler.verify.blocks import (
+    BlockLimit,
+    TapError,
+    blame,
+    block_errors,
+    first_wrong,
+    locate,
+    merge_errors,
+    tap_errors,
+)
 from vamc_compiler.verify.budgets import Budget, block_lines, logit_lines
 from vamc_compiler.verify.metrics import compare_logits
 from vamc_compiler.verify.result import BlockError, Location, PairResult, WorstToken
@@ -85,7 +94,7 @@ class Runner:
 
 
 def compare_forms(
-    runner: Runner, before: Form, after: Form, budget: Budget, *, check: str, block_limit: float
+    runner: Runner, before: Form, after: Form, budget: Budget, *, check: str, block_limit: BlockLimit
 ) -> PairResult:
     """Compare two forms on every sequence.
 
@@ -128,14 +137,15 @@ def _forced(runner: Runner, after: Form, index: int, expected: Run, found: Run) 
     return runner.run(after, index, runner.setting.plan.streams, expected)
 
 
-def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[BlockError], limit: float) -> Location:
+def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[BlockError], limit: BlockLimit) -> Location:
     """The first block that is wrong by itself, and the first operation in it."""
     wrong = first_wrong(errors, limit)
     if wrong is None:
         most = max(errors, key=lambda error: error.accumulated, default=None)
         detail = "" if most is None else f"no block is wrong by itself; the error grows to {most.accumulated:.2g}"
         return Location(stage=after.name, detail=detail)
-    return locate(after.name, wrong.block, blame(look_inside(runner, before, after, wrong).errors, limit), limit)
+    seen = look_inside(runner, before, after, wrong)
+    return locate(after.name, wrong.block, blame(seen.errors, limit.worst), limit.worst)
 
 
 @dataclass(frozen=True)

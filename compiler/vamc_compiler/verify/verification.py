@@ -19,6 +19,7 @@ from vamc_compiler.graph import PAGE_TOKENS, RankGraph, parse_model
 from vamc_compiler.package import toolchain_versions
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.stages import Stages
+from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import Budget, default_budget, greedy_lines
 from vamc_compiler.verify.compare import Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.compiled_stage import CompiledStage
@@ -74,7 +75,7 @@ class Failure:
     runner: Runner
     before: Form
     after: Form
-    block_limit: float
+    block_limit: BlockLimit
 
 
 @dataclass
@@ -236,7 +237,7 @@ class _Verification:
             single = self._rank_parameters([self.subject.single_parameters()])
             modeling_single = self._whole(self._modeling("modeling file, 1 rank", single, self.plan.for_one_rank()))
             if reference is not None:
-                self.compare(reference, modeling_single, "prefill", self.budget.rounding_error)
+                self.compare(reference, modeling_single, "prefill", self.budget.rounding)
                 self.close_reference()
             previous = modeling_single
         every = self._rank_parameters(self.subject.parameters) if parts & {"modeling", "graphs"} else []
@@ -263,26 +264,26 @@ class _Verification:
         if self.subject.num_ranks > 1 and single is not None:
             name = f"modeling file, {_ranks(self.subject.num_ranks)}"
             last = self._whole(self._modeling(name, every, self.plan))
-            self.compare(single, last, "prefill", self.budget.exact_error)
+            self.compare(single, last, "prefill", self.budget.exact)
         if last is not None:
-            self._parts_of(last, self.budget.exact_error)
+            self._parts_of(last, self.budget.exact)
         return last
 
     def _graphs(self, previous: Form | None, every: Sequence[RankParameters]) -> Form:
         ranks = _ranks(self.subject.num_ranks)
         exported = self._whole(self._graph(f"exported ONNX, {ranks}", lambda graph: graph.traced, every))
         if previous is not None:
-            self.compare(previous, exported, "prefill", self.budget.exact_error)
+            self.compare(previous, exported, "prefill", self.budget.exact)
         simplified = self._whole(self._graph(f"simplified ONNX, {ranks}", lambda graph: graph.simplified, every))
-        self.compare(exported, simplified, "prefill", self.budget.exact_error)
-        self._parts_of(simplified, self.budget.exact_error)
+        self.compare(exported, simplified, "prefill", self.budget.exact)
+        self._parts_of(simplified, self.budget.exact)
         self.runner.forget(exported)
         return simplified
 
     def _compiled_single(self, before: Form, single: Subject) -> None:
         with self._may_fail(before.name, "compiled, 1 rank"):
             form = self._whole(self._compiled(single, self.plan.for_one_rank()))
-            self.compare(before, form, "prefill", self.budget.block_error)
+            self.compare(before, form, "prefill", self.budget.compiled)
             self.runner.forget(form)
 
     def _compiled_pairs(self, previous: Form, reference: Form | None, num_ranks: int) -> None:
@@ -290,19 +291,19 @@ class _Verification:
             stage = self._compiled(self.subject, self.plan)
             form = self._whole(stage)
             if previous is not reference:
-                self.compare(previous, form, "prefill", self.budget.block_error)
-            self._parts_of(form, self.budget.block_error)
+                self.compare(previous, form, "prefill", self.budget.compiled)
+            self._parts_of(form, self.budget.compiled)
             if reference is not None:
-                self.compare(reference, form, "prefill", self.budget.rounding_error + self.budget.block_error)
+                self.compare(reference, form, "prefill", self.budget.end_to_end)
             self.compare_greedy(reference or previous, stage)
             self.golden_logits = self.runner.streams(form)[0].logits
 
-    def _parts_of(self, form: Form, block_limit: float) -> None:
+    def _parts_of(self, form: Form, block_limit: BlockLimit) -> None:
         """Chunked prefill and cached decode against one prefill of the same stage."""
         self.compare(form, self._chunked(form.stage), "chunked prefill", block_limit)
         self.compare(form, self._decoded(form.stage), "cached decode", block_limit)
 
-    def compare(self, before: Form, after: Form, check: str, block_limit: float) -> None:
+    def compare(self, before: Form, after: Form, check: str, block_limit: BlockLimit) -> None:
         """One pair, noted and reported."""
         with self._may_fail(before.name, after.name, check), self.stages.stage(_stage_name(after, check)) as note:
             result = compare_forms(self.runner, before, after, self.budget, check=check, block_limit=block_limit)
@@ -311,7 +312,7 @@ class _Verification:
         if after.label:
             self.runner.forget(after)
 
-    def _add(self, result: PairResult, before: Form, after: Form, block_limit: float) -> None:
+    def _add(self, result: PairResult, before: Form, after: Form, block_limit: BlockLimit) -> None:
         is_first = not result.passed and all(pair.passed for pair in self.pairs)
         self.pairs.append(result)
         if is_first and self.on_failure is not None:

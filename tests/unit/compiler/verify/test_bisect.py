@@ -18,6 +18,7 @@ from tiny_builds import NUM_TOKENS, SEQUENCE, TinyBuild, build_of
 
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph
 from vamc_compiler.verify.bisect import bisect
+from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import default_budget
 from vamc_compiler.verify.compare import Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.compiled_stage import CompiledStage
@@ -47,9 +48,9 @@ def fail(build: TinyBuild, before: Stage, after: Stage) -> Failure:
     runner = Runner(setting)
     budget = default_budget(build.precision, bfloat16_prefill=False)
     one, other = Form(stage=before, chunks=whole), Form(stage=after, chunks=whole)
-    result = compare_forms(runner, one, other, budget, check="prefill", block_limit=LIMIT)
+    result = compare_forms(runner, one, other, budget, check="prefill", block_limit=BlockLimit(LIMIT))
     assert not result.passed
-    return Failure(result, runner, one, other, LIMIT)
+    return Failure(result, runner, one, other, BlockLimit(LIMIT))
 
 
 def with_fault(graph: RankGraph, change: Callable[[onnx.GraphProto], None]) -> RankGraph:

@@ -10,6 +10,7 @@ from made_up_runs import PLAN, STREAMS, MadeUpStage, scaled, scaled_columns
 
 from vamc_compiler.sharding import Piece
 from vamc_compiler.verify.blocks import (
+    BlockLimit,
     TapError,
     blame,
     block_errors,
@@ -69,7 +70,7 @@ def test_accumulated_error_is_that_of_the_stream() -> None:
 def test_without_a_forced_run() -> None:
     errors = block_errors(PLAN, RIGHT, RIGHT, None)
     assert {(error.isolated, error.isolated_rms, error.worst_token) for error in errors} == {(None, None, None)}
-    assert first_wrong(errors, 0) is None
+    assert first_wrong(errors, BlockLimit(0)) is None
 
 
 def test_blocks_that_a_stage_does_not_show() -> None:
@@ -131,7 +132,7 @@ def test_what_is_no_number_is_the_largest_error(bad: float) -> None:
         errors = errors_of(MadeUpStage(changes={"block1.outer.out": break_one}))
     assert (errors[2].isolated, errors[2].isolated_rms, errors[2].accumulated) == (np.inf, np.inf, np.inf)
     assert errors[2].worst_token == 5
-    assert first_wrong(errors, 1e9) is errors[2]
+    assert first_wrong(errors, BlockLimit(1e9)) is errors[2]
 
 
 def error(index: int, isolated: float | None, accumulated: float = 0.0, token: int = 0) -> BlockError:
@@ -153,9 +154,10 @@ def test_the_worst_over_sequences() -> None:
 
 def test_the_first_wrong_block() -> None:
     errors = [error(0, 0.01), error(1, None), error(2, 0.03), error(3, 0.9)]
-    assert first_wrong(errors, 0.02) is errors[2]
-    assert first_wrong(errors, 0.9) is None
-    assert first_wrong([error(0, math.nan)], 1.0) is not None
+    assert first_wrong(errors, BlockLimit(0.02)) is errors[2]
+    assert first_wrong(errors, BlockLimit(0.9)) is None
+    assert first_wrong(errors, BlockLimit(0.9, rms=0.02)) is errors[2], "a small error of every token"
+    assert first_wrong([error(0, math.nan)], BlockLimit(1.0)) is not None
 
 
 def tap_errors_of(stage: MadeUpStage, block: int) -> list[TapError]:

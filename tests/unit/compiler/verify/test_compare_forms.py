@@ -7,6 +7,7 @@ import pytest
 from made_up_runs import PLAN, MadeUpStage, scaled, scaled_columns, whole
 
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import default_budget
 from vamc_compiler.verify.compare import NUM_WORST_TOKENS, Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.result import PairResult
@@ -24,7 +25,7 @@ def runner() -> Runner:
 
 def compare(*stages: MadeUpStage, limit: float = 1e-3) -> PairResult:
     before, after = (Form(stage=stage, chunks=whole) for stage in stages)
-    return compare_forms(runner(), before, after, BUDGET, check="prefill", block_limit=limit)
+    return compare_forms(runner(), before, after, BUDGET, check="prefill", block_limit=BlockLimit(limit, limit))
 
 
 def test_the_same_twice() -> None:
@@ -36,6 +37,7 @@ def test_the_same_twice() -> None:
         "same top token where decided",
         "perplexity ratio",
         "largest block error",
+        "largest block error, rms",
     ]
     assert [block.block for block in result.blocks] == ["embedding", "layer 0", "layer 1", "head"]
     assert result.kl == (0.0,) * 35

@@ -10,6 +10,7 @@ import pytest
 
 from vamc_compiler.config.schema import BudgetConfig
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import Budget, block_lines, default_budget, greedy_lines, logit_lines
 from vamc_compiler.verify.metrics import compare_logits
 from vamc_compiler.verify.result import BlockError, BudgetLine
@@ -73,16 +74,19 @@ def test_lines_of_logits() -> None:
     assert (line.value, line.limit, line.at_least) == (metrics.same_decided, FP16.same_top, True)
 
 
-def block(isolated: float | None) -> BlockError:
+def block(isolated: float | None, rms: float | None = None) -> BlockError:
     return BlockError(
-        index=0, block="b", tap="t", accumulated=9.0, isolated=isolated, isolated_rms=None, worst_token=None
+        index=0, block="b", tap="t", accumulated=9.0, isolated=isolated, isolated_rms=rms, worst_token=None
     )
 
 
 def test_lines_of_blocks() -> None:
-    (line,) = block_lines([block(0.1), block(None), block(0.3)], 0.2)
-    assert (line.value, line.limit, line.passed) == (0.3, 0.2, False)
-    assert block_lines([block(None)], 0.2) == [], "where nothing was measured, nothing is claimed"
+    errors = [block(0.1, 0.05), block(None), block(0.3, 0.01)]
+    worst, rms = block_lines(errors, BlockLimit(0.2, 0.06))
+    assert (worst.value, worst.limit, worst.passed) == (0.3, 0.2, False)
+    assert (rms.value, rms.limit, rms.passed) == (0.05, 0.06, True)
+    assert block_lines(errors, BlockLimit(0.2)) == [worst], "without a bound there is no line"
+    assert block_lines([block(None)], BlockLimit(0.2, 0.1)) == [], "where nothing was measured, nothing is claimed"
 
 
 def test_budgets_are_positive() -> None:
