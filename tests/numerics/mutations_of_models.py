@@ -165,7 +165,7 @@ MODELING = (
                 stage="modeling file, 2 ranks",
                 # Both row-parallel layers of the block are wrong; o_proj's part stays within what rounding may do.
                 block="layer 0 feed-forward",
-                op="QuantizedLinearDynamic model.layers.0.mlp.down_proj",
+                op="QuantizedLinearDynamicByTop model.layers.0.mlp.down_proj",
             ),
         ),
     ),

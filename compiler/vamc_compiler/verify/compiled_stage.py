@@ -37,7 +37,8 @@ class CompiledStage:
         self._ranks: Ranks | None = None
 
     def __enter__(self) -> CompiledStage:
-        options = RankOptions(num_pages=self._num_pages, verify_hash=True)
+        # Mapped: memory that the system can take back, while a build or other stages need theirs.
+        options = RankOptions(num_pages=self._num_pages, verify_hash=True, huge_pages="off")
         self._ranks = self._stack.enter_context(open_executor(self._runstream, options))
         return self
 
