@@ -7,49 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from vamc_compiler.graph import PAGE_TOKENS, RankGraph, parse_model
+from vamc_compiler.graph import PAGE_TOKENS
 from vamc_compiler.package import toolchain_versions
-from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.stages import Stages
 from vamc_compiler.verify.blocks import BlockLimit
-from vamc_compiler.verify.budgets import Budget, default_budget, greedy_lines
-from vamc_compiler.verify.compare import Form, Runner, Setting, compare_forms
+from vamc_compiler.verify.budgets import Budget, default_budget
+from vamc_compiler.verify.compare import Decode, Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.compiled_stage import CompiledStage
-from vamc_compiler.verify.graph_stage import GraphStage
 from vamc_compiler.verify.memory import return_freed_memory
-from vamc_compiler.verify.metrics import compare_logits
-from vamc_compiler.verify.modeling_stage import ModelingStage
-from vamc_compiler.verify.parameters import RankParameters
-from vamc_compiler.verify.reference import open_reference
-from vamc_compiler.verify.reference_stage import ReferenceStage
+from vamc_compiler.verify.other_pairs import GREEDY_PROMPT_TOKENS, GREEDY_TOKENS, compare_greedy, compare_weights
 from vamc_compiler.verify.result import BudgetLine, Location, PairResult, VerificationReport
-from vamc_compiler.verify.run import Array, Stage
-from vamc_compiler.verify.steps import decode_chunks, even_chunks, odd_chunks, plan_steps
+from vamc_compiler.verify.run import Array
+from vamc_compiler.verify.stage_opener import StageOpener, count_ranks, memory_share
 from vamc_compiler.verify.subject import Subject
-from vamc_compiler.verify.taps import TapPlan, plan_taps
+from vamc_compiler.verify.taps import plan_taps
 from vamc_compiler.verify.tokens import Tokens, tokens_of
-from vamc_compiler.verify.weights import WeightProblem, check_weights
 from vamc_runtime.errors import UserError
-from vamc_runtime.machine import available_memory_bytes, cpu_model
-from vamc_runtime.runstream import choose_library, open_runstream
-from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
+from vamc_runtime.machine import cpu_model
+from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
 EVERYTHING: frozenset[Part] = frozenset(("reference", "modeling", "graphs", "weights", "compiled"))
 SHORT: frozenset[Part] = frozenset(("reference", "compiled"))
 """What a build does by default: the original against what was compiled."""
-GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 24, 32
-DECODED_TOKENS = 24
-"""Tokens at the end of each sequence that the check of cached decode computes one by one."""
-_SMALLEST_SHARE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +94,13 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
     return Outcome(verification.report(time.perf_counter() - start), verification.golden_logits, tokens)
 
 
-def _decoder(tokenizer: Tokenizer | None) -> Callable[[Sequence[int]], str]:
-    if tokenizer is None:
+def _decoder(subject: Subject) -> Decode:
+    """Token ids to text; the ids themselves where there is no tokenizer."""
+    try:
+        tokenizer = load_tokenizer(subject.checkpoint.directory)
+    except UserError:
         return lambda ids: " ".join(map(str, ids))
     return lambda ids: tokenizer.decode(list(ids))
-
-
-def _memory_share() -> int:
-    """Bytes that one of the stages may keep of the weights: an eighth of what is free."""
-    return max(_SMALLEST_SHARE_BYTES, available_memory_bytes() // 8)
 
 
 @dataclass
@@ -137,244 +120,130 @@ class _Verification:
     golden_logits: Array | None = None
 
     def __post_init__(self) -> None:
-        subject = self.request.subject
+        subject, config = self.request.subject, self.request.subject.config
         self.subject = subject
-        settings = subject.config
-        self.budget: Budget = default_budget(
-            subject.precision, bfloat16_prefill=settings.backend.compile.prefill_precision == "bf16"
-        ).overridden(settings.verify.budget)
-        self.plan = plan_taps(subject.graphs[0].model(), subject.parameters)
-        self.limit = subject.manifest.limits.max_prefill_tokens
-        given = self.request.share_bytes
-        self.memory = _memory_share() if given is None else given
-        self.tokenizer = self._load_tokenizer()
+        bfloat16_prefill = config.backend.compile.prefill_precision == "bf16"
+        self.budget: Budget = default_budget(subject.precision, bfloat16_prefill=bfloat16_prefill).overridden(
+            config.verify.budget
+        )
+        plan = plan_taps(subject.graphs[0].model(), subject.parameters)
+        share = memory_share() if self.request.share_bytes is None else self.request.share_bytes
+        self.opener = StageOpener(subject, plan, share, self.stack)
         self.runner = Runner(
-            Setting(
-                plan=self.plan,
-                sequences=self.tokens.sequences,
-                page_tokens=PAGE_TOKENS,
-                decode=_decoder(self.tokenizer),
-            )
+            Setting(plan=plan, sequences=self.tokens.sequences, page_tokens=PAGE_TOKENS, decode=_decoder(subject))
         )
 
-    def _load_tokenizer(self) -> Tokenizer | None:
-        try:
-            return load_tokenizer(self.subject.checkpoint.directory)
-        except UserError:
-            return None  # token ids are shown instead of text
+    def run(self) -> None:
+        """Every pair, in the order of the stages."""
+        parts = self.request.parts
+        reference = self._open_reference() if "reference" in parts else None
+        single = self._modeling_on_one_rank(reference) if "modeling" in parts or reference is None else None
+        previous = single or reference
+        if "modeling" in parts and single is not None:
+            previous = self._modeling_over_ranks(single)
+        self.opener.release_single()
+        if "graphs" in parts:
+            previous = self._graphs(previous)
+        self.opener.release_ranks()
+        if self.request.single is not None and "compiled" in parts and single is not None:
+            self._compiled_on_one_rank(single, self.request.single)
+        if "weights" in parts:
+            self._weights()
+        if "compiled" in parts:
+            assert previous is not None, "there is a stage before the compiled one"
+            self._compiled(previous, reference)
 
-    # The stages
-
-    def _whole(self, stage: Stage) -> Form:
-        return Form(stage=stage, chunks=lambda length: even_chunks(length, self.limit))
-
-    def _chunked(self, stage: Stage) -> Form:
-        return Form(stage=stage, chunks=lambda length: odd_chunks(length, self.limit), label="in chunks")
-
-    def _decoded(self, stage: Stage) -> Form:
-        return Form(
-            stage=stage,
-            chunks=lambda length: decode_chunks(length, min(DECODED_TOKENS, length // 2), self.limit),
-            label="token by token",
-        )
-
-    def _reference(self) -> Form | None:
-        opened = open_reference(
-            self.subject.checkpoint.directory,
-            self.subject.checkpoint,
-            trust_checkpoint_code=self.request.trust_checkpoint_code,
-            cache_bytes=self.memory,
-        )
+    def _open_reference(self) -> Form | None:
+        opened = self.opener.original(trust_checkpoint_code=self.request.trust_checkpoint_code)
         if opened is None:
-            self.warn(
+            self._warn(
                 "there is no independent reference for this model: the first stage is the modeling file itself. "
                 "With --trust-checkpoint-code the checkpoint's own code is the reference, where it has some"
             )
             return None
-        self.reference_name = opened.description
-        self.close_reference = opened.close
-        return self._whole(ReferenceStage(opened))
+        form, self.reference_name, self.close_reference = opened
+        return form
 
-    def _modeling(self, name: str, parameters: Sequence[RankParameters], plan: TapPlan) -> Stage:
-        return ModelingStage(
-            name, self.subject.source, self.subject.precision, parameters, plan, page_tokens=PAGE_TOKENS
-        )
+    def _modeling_on_one_rank(self, reference: Form | None) -> Form:
+        single = self.opener.modeling_on_one_rank()
+        if reference is not None:
+            self._compare(reference, single, "prefill", self.budget.rounding)
+            self.close_reference()
+        return single
 
-    def _rank_parameters(self, ranks: Sequence[Sequence[ParameterSpec]]) -> list[RankParameters]:
-        share = self.memory // len(ranks)
-        return [RankParameters(self.subject.checkpoint, rank, share) for rank in ranks]
-
-    def _graph(self, name: str, of_rank: Callable[[RankGraph], bytes], parameters: Sequence[RankParameters]) -> Stage:
-        models = [parse_model(of_rank(graph)) for graph in self.subject.graphs]
-        kv = self.subject.manifest.kv_cache
-        return GraphStage(
-            name,
-            models,
-            parameters,
-            plan_taps(models[0], self.subject.parameters),
-            segment_bytes=self.memory,
-            cache_shape=(2, kv.num_heads, PAGE_TOKENS, kv.head_dim),
-            num_threads=len(os.sched_getaffinity(0)),
-        )
-
-    def _compiled(self, subject: Subject, plan: TapPlan) -> CompiledStage:
-        runstream = open_runstream(subject.runstream)
-        self.library = choose_library(runstream).mcpu
-        longest = max(map(len, self.tokens.sequences))
-        most = max(longest, min(GREEDY_PROMPT_TOKENS + GREEDY_TOKENS, runstream.manifest.limits.max_context_tokens))
-        name = f"compiled, {_ranks(subject.num_ranks)}"
-        return self.stack.enter_context(CompiledStage(name, runstream, plan, max_tokens=most))
-
-    # The comparisons
-
-    def run(self) -> None:
-        """Every pair, in order."""
-        parts, num_ranks = self.request.parts, self.subject.num_ranks
-        previous = reference = self._reference() if "reference" in parts else None
-        modeling_single: Form | None = None
-        single: list[RankParameters] = []
-        if "modeling" in parts or reference is None:
-            single = self._rank_parameters([self.subject.single_parameters()])
-            modeling_single = self._whole(self._modeling("modeling file, 1 rank", single, self.plan.for_one_rank()))
-            if reference is not None:
-                self.compare(reference, modeling_single, "prefill", self.budget.rounding)
-                self.close_reference()
-            previous = modeling_single
-        every = self._rank_parameters(self.subject.parameters) if parts & {"modeling", "graphs"} else []
-        if "modeling" in parts:
-            previous = self._modeling_over_ranks(previous, modeling_single, every)
-        for parameters in single:
-            parameters.release()
-        if "graphs" in parts:
-            previous = self._graphs(previous, every)
-        for parameters in every:
-            parameters.release()
-        if self.request.single is not None and "compiled" in parts and modeling_single is not None:
-            self._compiled_single(modeling_single, self.request.single)
-        if "weights" in parts:
-            self.check_weights()
-        if "compiled" in parts:
-            assert previous is not None, "there is a stage before the compiled one"
-            self._compiled_pairs(previous, reference, num_ranks)
-
-    def _modeling_over_ranks(
-        self, previous: Form | None, single: Form | None, every: Sequence[RankParameters]
-    ) -> Form | None:
+    def _modeling_over_ranks(self, single: Form) -> Form:
         last = single
-        if self.subject.num_ranks > 1 and single is not None:
-            name = f"modeling file, {_ranks(self.subject.num_ranks)}"
-            last = self._whole(self._modeling(name, every, self.plan))
-            self.compare(single, last, "prefill", self.budget.exact)
-        if last is not None:
-            self._parts_of(last, self.budget.exact)
+        if self.subject.num_ranks > 1:
+            last = self.opener.modeling_over_ranks()
+            self._compare(single, last, "prefill", self.budget.exact)
+        self._other_ways(last, self.budget.exact)
         return last
 
-    def _graphs(self, previous: Form | None, every: Sequence[RankParameters]) -> Form:
-        ranks = _ranks(self.subject.num_ranks)
-        exported = self._whole(self._graph(f"exported ONNX, {ranks}", lambda graph: graph.traced, every))
+    def _graphs(self, previous: Form | None) -> Form:
+        exported, simplified = self.opener.exported(), self.opener.simplified()
         if previous is not None:
-            self.compare(previous, exported, "prefill", self.budget.exact)
-        simplified = self._whole(self._graph(f"simplified ONNX, {ranks}", lambda graph: graph.simplified, every))
-        self.compare(exported, simplified, "prefill", self.budget.exact)
-        self._parts_of(simplified, self.budget.exact)
+            self._compare(previous, exported, "prefill", self.budget.exact)
+        self._compare(exported, simplified, "prefill", self.budget.exact)
         self.runner.forget(exported)
+        self._other_ways(simplified, self.budget.exact)
         return simplified
 
-    def _compiled_single(self, before: Form, single: Subject) -> None:
+    def _open_compiled(self, subject: Subject) -> CompiledStage:
+        longest = max(map(len, self.tokens.sequences))
+        generated = min(GREEDY_PROMPT_TOKENS + GREEDY_TOKENS, subject.manifest.limits.max_context_tokens)
+        stage, self.library = self.opener.compiled(subject, max(longest, generated))
+        return stage
+
+    def _compiled_on_one_rank(self, before: Form, single: Subject) -> None:
         with self._may_fail(before.name, "compiled, 1 rank"):
-            form = self._whole(self._compiled(single, self.plan.for_one_rank()))
-            self.compare(before, form, "prefill", self.budget.compiled)
+            form = self.opener.whole(self._open_compiled(single))
+            self._compare(before, form, "prefill", self.budget.compiled)
             self.runner.forget(form)
 
-    def _compiled_pairs(self, previous: Form, reference: Form | None, num_ranks: int) -> None:
-        with self._may_fail(previous.name, f"compiled, {_ranks(num_ranks)}"):
-            stage = self._compiled(self.subject, self.plan)
-            form = self._whole(stage)
+    def _compiled(self, previous: Form, reference: Form | None) -> None:
+        with self._may_fail(previous.name, f"compiled, {count_ranks(self.subject.num_ranks)}"):
+            stage = self._open_compiled(self.subject)
+            form = self.opener.whole(stage)
             if previous is not reference:
-                self.compare(previous, form, "prefill", self.budget.compiled)
-            self._parts_of(form, self.budget.compiled)
+                self._compare(previous, form, "prefill", self.budget.compiled)
+            self._other_ways(form, self.budget.compiled)
             if reference is not None:
-                self.compare(reference, form, "prefill", self.budget.end_to_end)
-            self.compare_greedy(reference or previous, stage)
+                self._compare(reference, form, "prefill", self.budget.end_to_end)
+            self._greedy(reference or previous, stage)
             self.golden_logits = self.runner.streams(form)[0].logits
 
-    def _parts_of(self, form: Form, block_limit: BlockLimit) -> None:
+    def _other_ways(self, form: Form, block_limit: BlockLimit) -> None:
         """Chunked prefill and cached decode against one prefill of the same stage."""
-        self.compare(form, self._chunked(form.stage), "chunked prefill", block_limit)
-        self.compare(form, self._decoded(form.stage), "cached decode", block_limit)
+        self._compare(form, self.opener.chunked(form.stage), "chunked prefill", block_limit)
+        self._compare(form, self.opener.decoded(form.stage), "cached decode", block_limit)
 
-    def compare(self, before: Form, after: Form, check: str, block_limit: BlockLimit) -> None:
-        """One pair, noted and reported."""
+    def _compare(self, before: Form, after: Form, check: str, block_limit: BlockLimit) -> None:
+        """One pair, noted and reported; the first that fails may be bisected."""
         with self._may_fail(before.name, after.name, check), self.stages.stage(_stage_name(after, check)) as note:
             result = compare_forms(self.runner, before, after, self.budget, check=check, block_limit=block_limit)
             note.text = _verdict(result)
-            self._add(result, before, after, block_limit)
+            self.pairs.append(result)
+            if not result.passed and self.on_failure is not None:
+                on_failure, self.on_failure = self.on_failure, None
+                on_failure(Failure(result, self.runner, before, after, block_limit))
         if after.label:
             self.runner.forget(after)
 
-    def _add(self, result: PairResult, before: Form, after: Form, block_limit: BlockLimit) -> None:
-        is_first = not result.passed and all(pair.passed for pair in self.pairs)
-        self.pairs.append(result)
-        if is_first and self.on_failure is not None:
-            self.on_failure(Failure(result, self.runner, before, after, block_limit))
-
-    def compare_greedy(self, before: Form, stage: CompiledStage) -> None:
-        """The compiled model's likeliest continuation: where would the other one have gone elsewhere?"""
-        prompt = self.tokens.sequences[0][:GREEDY_PROMPT_TOKENS]
-        limits = self.subject.manifest.limits
-        prompt = prompt[: max(1, limits.max_context_tokens // 2)]
-        count = min(GREEDY_TOKENS, limits.max_context_tokens - len(prompt))
+    def _greedy(self, before: Form, stage: CompiledStage) -> None:
         with self.stages.stage("greedy tokens") as note:
-            start = time.perf_counter()
-            chosen, found = stage.greedy(prompt, count)
-            sequence = [*prompt, *chosen[:-1]]
-            steps = plan_steps(sequence, before.chunks(len(sequence)), PAGE_TOKENS)
-            expected = before.stage.run(steps).logits[len(prompt) - 1 :]
-            with np.errstate(all="ignore"):
-                metrics, kl = compare_logits([expected], [found], [[0, *chosen[:-1]]], self.budget.decided_nats)
-            different = np.flatnonzero(expected.argmax(-1) != np.array(chosen))
-            first = int(different[0]) if different.size else None
-            lines = tuple(greedy_lines(metrics, self.budget))
-            failed = not all(line.passed for line in lines)
-            result = PairResult(
-                before=before.name,
-                after=stage.name,
-                check="greedy tokens",
-                budgets=lines,
-                metrics=metrics,
-                kl=tuple(map(float, kl)),
-                num_greedy_tokens=count,
-                first_divergence=first,
-                location=Location(stage=stage.name, detail=f"first other token: {first}") if failed else None,
-                seconds=time.perf_counter() - start,
-            )
+            context = self.subject.manifest.limits.max_context_tokens
+            result = compare_greedy(before, stage, self.tokens.sequences[0], context, self.budget)
             self.pairs.append(result)
+            count, first = result.num_greedy_tokens, result.first_divergence
             note.text = f"{count} equal" if first is None else f"{first} of {count} before the first other one"
 
-    def check_weights(self) -> None:
-        """Whether the ranks' files hold the checkpoint's weights."""
+    def _weights(self) -> None:
         with self.stages.stage("weights of the ranks") as note:
-            start = time.perf_counter()
-            found = check_weights(
-                self.subject.runstream,
-                self.subject.parameters,
-                self.subject.checkpoint,
-                lambda done, total: self.stages.reporter.progress(done, total, "weights"),
-            )
-            stage = f"weights, {_ranks(self.subject.num_ranks)}"
-            self.pairs.append(
-                PairResult(
-                    before="checkpoint",
-                    after=stage,
-                    check="weights",
-                    budgets=(BudgetLine(name="tensors that differ", value=len(found.problems), limit=0),),
-                    location=_weights_location(stage, found.problems) if found.problems else None,
-                    seconds=time.perf_counter() - start,
-                )
-            )
-            note.text = f"{found.num_parameters} tensors, " + (
-                f"{len(found.problems)} differ" if found.problems else "each as in the checkpoint"
-            )
+            reporter = self.stages.reporter
+            result = compare_weights(self.subject, lambda done, total: reporter.progress(done, total, "weights"))
+            self.pairs.append(result)
+            differ = int(result.budgets[0].value)
+            note.text = f"{differ} tensors differ" if differ else "each as in the checkpoint"
 
     @contextlib.contextmanager
     def _may_fail(self, before: str, after: str, check: str = "prefill") -> Iterator[None]:
@@ -395,7 +264,7 @@ class _Verification:
                 )
             )
 
-    def warn(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         """For the terminal and the report."""
         self.warnings.append(message)
         self.stages.reporter.warn(message)
@@ -422,10 +291,6 @@ class _Verification:
         )
 
 
-def _ranks(count: int) -> str:
-    return f"{count} rank{'s' * (count > 1)}"
-
-
 def _stage_name(after: Form, check: str) -> str:
     return after.stage.name if check == "prefill" else f"{after.stage.name}: {check}"
 
@@ -436,14 +301,3 @@ def _verdict(result: PairResult) -> str:
     if worst is not None and worst.isolated is not None:
         figures.append(f"{worst.block} {worst.isolated:.1e}")
     return ("" if result.passed else "outside its budget: ") + ", ".join(figures)
-
-
-def _weights_location(stage: str, problems: Sequence[WeightProblem]) -> Location:
-    first = problems[0]
-    ranks = tuple(sorted({problem.rank for problem in problems if problem.parameter == first.parameter}))
-    return Location(stage=stage, op=first.parameter, ranks=ranks, detail=_describe(first))
-
-
-def _describe(problem: WeightProblem) -> str:
-    place = f"row {problem.first_row}, column {problem.first_column}"
-    return f"{problem.hint or problem.kind}: {problem.num_different} values differ, the first at {place}"
