@@ -1,4 +1,4 @@
-"""A few cases of `make numerics`: each precision, each model and each degree once, against the golden figures."""
+"""A few cases of `make numerics`: each weight type, model and degree once, against the golden figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from golden.summary import compare, summarize
 CASES = [
     (Case("llama-mini", "fp16", 1), LEVELS),  # as in test_cpu_levels.py: one build serves both
     (Case("llama-mini", "bf16", 1), LEVELS),
-    (Case("llama-mini", "fp16 prefill bf16", 1), ()),
     (Case("baichuan2-13b-mini", "int8", 2), ()),  # heads divided; e2e tests run it too
     (Case("baichuan2-7b-mini", "int8 with head", 3), ()),  # heads padded
     (Case("llama-mini", "w8a8", 4), ()),  # heads padded, key/value heads repeated
