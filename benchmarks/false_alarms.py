@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# The random models are the tests'; their folder has to be on the path before the import.
 sys.path.insert(0, str(REPOSITORY / "tests" / "numerics"))
 
 from random_models import (  # noqa: E402

@@ -210,17 +210,37 @@ def _report(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-def _terminated(signum: int, frame: Any) -> None:
-    raise SystemExit(EXIT_TERMINATED)  # unwinds: a build removes what it had begun
+class _Stop:
+    """Ctrl-C and SIGTERM as exceptions, so that everything unwinds: a build removes what it had begun.
+
+    Remembers that they came: raised within a callback of compiled code they arrive as another error.
+    """
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        """Exit status of the signal that came; None while none has."""
+        signal.signal(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in the background
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    def _terminated(self, signum: int, frame: Any) -> None:
+        self.status = EXIT_TERMINATED
+        raise SystemExit(EXIT_TERMINATED)
+
+    def _interrupted(self, signum: int, frame: Any) -> None:
+        self.status = EXIT_INTERRUPTED
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 good, 2 the user's mistake, 70 our bug)."""
     options = build_parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    stop = _Stop()
     try:
         function: Callable[[argparse.Namespace], int] = options.function
-        return function(options)
+        status = function(options)
+        return status if stop.status is None else stop.status
     except UserError as error:
         _report(f"vamc: error: {error}")
         return EXIT_USER_ERROR
@@ -231,6 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly
         return 0
     except Exception:
+        if stop.status is not None:
+            _report("vamc: interrupted")
+            return stop.status
         traceback.print_exc()
         _report("vamc: this is a bug in vamc; please report it with the lines above and your config")
         return EXIT_INTERNAL_ERROR

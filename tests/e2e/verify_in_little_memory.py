@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-import transformers.models.llama.modeling_llama  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401  # its memory is not the verification's
 
 from vamc_compiler.compile import Built, CompileRequest, _manifest, check_inputs, subject_of
 from vamc_compiler.config import load_config

@@ -125,7 +125,7 @@ class _CaseWriter:
         expected, found = self._results()
         model = make_model(self._graph, nodes, inputs, weights, target, expected[rows].shape)
         (folder / MODEL_FILE).write_bytes(model.SerializeToString())
-        np.savez(folder / INPUTS_FILE, **inputs)  # type: ignore[arg-type]
+        np.savez(folder / INPUTS_FILE, **inputs)  # type: ignore[arg-type]  # names may be those of options, says its type
         np.save(folder / EXPECTED_FILE, expected[rows])
         np.save(folder / FOUND_FILE, found[rows])
         (folder / SCRIPT_FILE).write_text(SCRIPT, encoding="utf-8")

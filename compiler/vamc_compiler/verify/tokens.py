@@ -7,7 +7,6 @@ outliers that quantization and float16 are sensitive to.
 from __future__ import annotations
 
 import codecs
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from vamc_compiler.config import BuildConfig
 from vamc_compiler.verify.result import TokenSource
+from vamc_compiler.verify.steps import digest_tokens
 from vamc_runtime.errors import UserError
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -85,9 +85,7 @@ def _cut(ids: Sequence[int], length: int, description: str) -> Tokens:
     sequences = [tuple(ids[start : start + length]) for start in range(0, len(ids), length)]
     if len(sequences) > 1 and len(sequences[-1]) == 1:
         sequences.pop()
-    used = np.array([token_id for sequence in sequences for token_id in sequence], "<i4")
-    digest = hashlib.sha256(used.tobytes()).hexdigest()
-    source = TokenSource(description=description, num_tokens=len(used), digest=digest)
+    source = TokenSource(description=description, num_tokens=sum(map(len, sequences)), digest=digest_tokens(sequences))
     return Tokens(sequences=tuple(sequences), source=source)
 
 
