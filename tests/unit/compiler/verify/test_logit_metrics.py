@@ -189,7 +189,10 @@ def test_the_order_of_the_vocabulary_does_not_matter(before: Array, after: Array
     found = compare(before[:, order], after[:, order], [[order.index(x)] for x in (0, 1, 2, 3, 4)])
     expected = compare(before, after, [[0], [1], [2], [3], [4]])
     assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-9, abs=1e-12)
-    assert found.absolute == expected.absolute
+    # Sums over the vocabulary may be taken in another order; single differences may not change.
+    assert found.absolute.max == expected.absolute.max
+    assert found.absolute.median == expected.absolute.median
+    assert found.absolute.mean == pytest.approx(expected.absolute.mean)
     assert found.cosine_mean == pytest.approx(expected.cosine_mean)
 
 
