@@ -36,6 +36,7 @@ from random_models import (  # noqa: E402
 from vamc_compiler.precision import ModelPrecision  # noqa: E402
 from vamc_compiler.stages import SilentReporter, Stages  # noqa: E402
 from vamc_compiler.verify.budgets import default_budget  # noqa: E402
+from vamc_compiler.verify.result import FLOAT32_STAGE  # noqa: E402
 from vamc_compiler.verify.subject import Subject  # noqa: E402
 from vamc_compiler.verify.verification import EVERYTHING, SHORT, Request, verify  # noqa: E402
 
@@ -49,7 +50,7 @@ WIDE = {
 }
 PRECISION_OF = {
     "fp16": ModelPrecision(),
-    "bf16": ModelPrecision(half="bfloat16"),
+    "bf16": ModelPrecision(unquantized="bfloat16"),
     "int8_per_channel": ModelPrecision(quantization="int8_per_channel"),
     "w8a8_dynamic": ModelPrecision(quantization="w8a8_dynamic"),
 }
@@ -57,6 +58,7 @@ BOUNDS = (
     "mean_kl",
     "same_top",
     "perplexity_ratio",
+    "modeling_error",
     "rounding_error",
     "block_error",
     "rounding_error + block_error",
@@ -150,7 +152,9 @@ def figures(entry: Case) -> Iterator[tuple[str, float]]:
         isolated = [error for _, error, _ in pair["blocks"] if error is not None]
         compiled = pair["after"].startswith("compiled")
         if pair["before"] == "original":
-            bound = "rounding_error + block_error" if compiled else "rounding_error"
+            bound = "rounding_error + block_error" if compiled else "modeling_error"
+        elif pair["before"] == FLOAT32_STAGE:
+            bound = "rounding_error"
         else:
             bound = "block_error" if compiled else "exact_error"
         yield bound, max(isolated)

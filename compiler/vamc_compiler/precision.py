@@ -8,15 +8,15 @@ from typing import Literal
 from vamc_compiler.config import BuildConfig
 
 Quantization = Literal["int8_per_channel", "w8a8_dynamic"]
-HalfType = Literal["float16", "bfloat16"]
+WeightType = Literal["float16", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPrecision:
     """What the tracer needs to know of `backend.dtype` and `frontend.quantize`."""
 
-    half: HalfType = "float16"
-    """Type of the weights that are not quantized."""
+    unquantized: WeightType = "float16"
+    """Type of the weights that are not quantized; float32 only to compare with the original."""
     quantization: Quantization | None = None
     """Which quantization, if any."""
     lm_head: bool = False
@@ -25,9 +25,13 @@ class ModelPrecision:
     @staticmethod
     def of(config: BuildConfig) -> ModelPrecision:
         """The precision of a buildable config (see `check_buildable`)."""
-        half: HalfType = "bfloat16" if config.backend.dtype == "bf16" else "float16"
+        unquantized: WeightType = "bfloat16" if config.backend.dtype == "bf16" else "float16"
         quantize = config.frontend.quantize
         if quantize is None:
-            return ModelPrecision(half=half)
+            return ModelPrecision(unquantized=unquantized)
         assert quantize.type in ("int8_per_channel", "w8a8_dynamic"), f"check_buildable lets {quantize.type} through"
-        return ModelPrecision(half=half, quantization=quantize.type, lm_head=quantize.lm_head)
+        return ModelPrecision(unquantized=unquantized, quantization=quantize.type, lm_head=quantize.lm_head)
+
+
+FLOAT32 = ModelPrecision(unquantized="float32")
+"""The checkpoint's weights as they are: what a modeling file computes before anything is rounded."""

@@ -96,7 +96,13 @@ def test_a_runstream_of_two_ranks(vamc, runstreams):
     document = json.loads(outcome.output)
     assert document["passed"] and document["num_ranks"] == 2 and document["tokens"]["num_tokens"] == 64
     stages = {pair["after"] for pair in document["pairs"]}
-    assert {"modeling file, 1 rank", "modeling file, 2 ranks", "compiled, 1 rank", "compiled, 2 ranks"} <= stages
+    assert {
+        "modeling file, float32",
+        "modeling file, 1 rank",
+        "modeling file, 2 ranks",
+        "compiled, 1 rank",
+        "compiled, 2 ranks",
+    } <= stages
     assert {"exported ONNX, 2 ranks", "simplified ONNX, 2 ranks", "weights, 2 ranks"} <= stages
     assert sorted(runstreams[2].parent.iterdir()) == before
 

@@ -20,9 +20,11 @@ KINDS = {"fp16": ["fp16"], "bf16": ["bf16", "fp16 prefill bf16"], "int8": ["int8
 """Budget -> the precisions it holds for."""
 
 # What is compared -> how its lines are told apart, and the budget of its blocks.
+_EXACT = r"original -> modeling file, float32"
 _PARTS = r", \d+ ranks?, (in chunks|token by token)"
 STEPS = {
-    "original -> modeling file": (r"original -> modeling file.*", "rounding_error"),
+    "original -> modeling file, both in float32": (_EXACT, "modeling_error"),
+    "modeling file: float32 -> as stored": (r"modeling file, float32 -> modeling file, 1 rank", "rounding_error"),
     "modeling file: one rank -> several": (r"modeling file, 1 rank -> modeling file.*", "exact_error"),
     "modeling file: in chunks, token by token": (
         r"modeling file, \d+ ranks?, (in chunks|token by token)",
@@ -92,10 +94,10 @@ def _budgets() -> Mapping[str, object]:
     from vamc_compiler.verify.budgets import default_budget
 
     precisions = {
-        "fp16": ModelPrecision(half="float16", quantization=None, lm_head=False),
-        "bf16": ModelPrecision(half="bfloat16", quantization=None, lm_head=False),
-        "int8": ModelPrecision(half="float16", quantization="int8_per_channel", lm_head=False),
-        "w8a8": ModelPrecision(half="float16", quantization="w8a8_dynamic", lm_head=False),
+        "fp16": ModelPrecision(unquantized="float16", quantization=None, lm_head=False),
+        "bf16": ModelPrecision(unquantized="bfloat16", quantization=None, lm_head=False),
+        "int8": ModelPrecision(unquantized="float16", quantization="int8_per_channel", lm_head=False),
+        "w8a8": ModelPrecision(unquantized="float16", quantization="w8a8_dynamic", lm_head=False),
     }
     return {kind: default_budget(precision, bfloat16_prefill=False) for kind, precision in precisions.items()}
 
@@ -145,16 +147,16 @@ def render_steps(golden: Mapping[Case, Summary]) -> str:
     """The largest block error of every step over all models and degrees, beside its budget."""
     rows = []
     for step, (pattern, budget) in STEPS.items():
-        cells = []
+        cells, figure = [], "block32" if pattern == _EXACT else "block"
         for kind, precisions in KINDS.items():
             errors = [
-                figures["block"]
+                figures[figure]
                 for case, summary in golden.items()
                 if case.precision in precisions
                 for pair, figures in summary.pairs.items()
                 if re.fullmatch(pattern, pair)
             ]
             limit = getattr(_budgets()[kind], budget)
-            cells.append(f"{FIGURES['block'].write(max(errors, default=math.nan))} / {limit:g}")
+            cells.append(f"{FIGURES[figure].write(max(errors, default=math.nan))} / {limit:g}")
         rows.append([step, *cells])
     return _table(["largest block error / budget", *KINDS], rows)

@@ -57,7 +57,7 @@ def write_golden(cases: Mapping[Case, Summary], folder: Path = FOLDER) -> None:
         lines = [
             f"# What `vamc verify` finds for {model}. `make numerics` compares with these figures,",
             "# `make numerics-update` rewrites them. Every line is a comparison of two stages:",
-            *(f"#   {name:<5} {figure.meaning}" for name, figure in FIGURES.items()),
+            *(f"#   {name:<7} {figure.meaning}" for name, figure in FIGURES.items()),
         ]
         for case in every_case():
             if case.model == model and case in cases:

@@ -11,7 +11,16 @@ from golden.files import read_golden, write_golden
 from golden.summary import FIGURES, Summary, compare, updated
 
 PAIR = "original -> compiled, 2 ranks"
-GOLDEN = {"kl": 1e-4, "same": 0.98, "ppl": 1.01, "block": 0.01, "rms": 0.001, "wrong": 0}
+GOLDEN = {
+    "kl": 1e-4,
+    "same": 0.98,
+    "ppl": 1.01,
+    "block": 0.01,
+    "rms": 0.001,
+    "block32": 2e-4,
+    "rms32": 4e-5,
+    "wrong": 0,
+}
 
 
 def summary(*, coarse: bool = False, **changes: float) -> Summary:
@@ -20,7 +29,16 @@ def summary(*, coarse: bool = False, **changes: float) -> Summary:
 
 @pytest.mark.parametrize(
     ("figure", "worse"),
-    [("kl", 1e-3), ("same", 0.9), ("ppl", 1.05), ("ppl", 0.95), ("block", 0.1), ("rms", 0.01), ("wrong", 1)],
+    [
+        ("kl", 1e-3),
+        ("same", 0.9),
+        ("ppl", 1.05),
+        ("ppl", 0.95),
+        ("block", 0.1),
+        ("rms", 0.01),
+        ("block32", 5e-4),
+        ("wrong", 1),
+    ],
 )
 def test_a_figure_that_got_worse_fails_and_is_named(figure, worse):
     (change,) = compare(summary(), summary(**{figure: worse}))
@@ -43,7 +61,7 @@ def test_a_better_figure_is_mentioned_and_does_not_fail(figure, better):
     assert not change.is_worse
 
 
-@pytest.mark.parametrize("figure", ["kl", "same", "ppl", "block", "rms"])
+@pytest.mark.parametrize("figure", ["kl", "same", "ppl", "block", "rms", "block32", "rms32"])
 def test_noise_is_no_change(figure):
     kind = FIGURES[figure]
     least = kind.floor * 0.9

@@ -126,7 +126,7 @@ LIBRARIES = (
                 "return x",
             ),
         ),
-        found=(Found(stage="compiled, 2 ranks", block=_ATTENTION, op="residual stream"),),
+        found=(Found(stage="compiled, 2 ranks", block=_ATTENTION, op="AllReduce model.layers.0.self_attn.o_proj"),),
     ),
     Mutation(
         name="a library compiled from an older modeling file",

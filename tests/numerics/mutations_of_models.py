@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mutation import ALIBI_4, ALIBI_W8A8, ROTARY, ROTARY_4, Edit, Found, Mutation
+from mutation import ALIBI, ALIBI_4, ALIBI_W8A8, ROTARY, ROTARY_4, Edit, Found, Mutation
+
+from vamc_compiler.verify.result import FLOAT32_STAGE
 
 _ATTENTION = "layer 0 attention"
 _PAGED = "PagedAttention model.layers.0.self_attn"
@@ -49,14 +51,32 @@ MODELING = (
         case=ALIBI_4,
         during="modeling",
         edits=(Edit("source_code/attention.py", "slopes=self.alibi_slopes()", "slopes=None"),),
-        found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
+    ),
+    Mutation(
+        # Smaller than what int8 rounds: nothing but the comparison in float32 can see it.
+        name="attention weights rounded to bfloat16",
+        case=ALIBI,
+        during="modeling",
+        edits=(
+            Edit(_EAGER_ATTENTION, "torch.softmax(scores, -1)", "torch.softmax(scores, -1).bfloat16().to(query.dtype)"),
+        ),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
+    ),
+    Mutation(
+        # The same; 1e-5 is LLaMA's.
+        name="epsilon of another family's norms",
+        case=ALIBI,
+        during="modeling",
+        edits=(Edit("source_code/parallel_layers.py", "self.eps = eps", "self.eps = 10 * eps"),),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op="RMSNorm model.layers.0.input_layernorm"),),
     ),
     Mutation(
         name="NormHead not normalised",
         case=ALIBI_4,
         during="modeling",
         edits=(Edit("source_code/parallel_layers.py", 'self.shard, ("normalize_rows",))', "self.shard, ())"),),
-        found=(Found(stage="modeling file, 1 rank", block="head", op="Linear lm_head"),),
+        found=(Found(stage=FLOAT32_STAGE, block="head", op="Linear lm_head"),),
     ),
     Mutation(
         name="NormHead normalised by half of the hidden columns",
@@ -69,7 +89,7 @@ MODELING = (
                 '"ij,ij->i", *[rows[:, : rows.shape[1] // 2]] * 2',
             ),
         ),
-        found=(Found(stage="modeling file, 1 rank", block="head", op="Linear lm_head"),),
+        found=(Found(stage=FLOAT32_STAGE, block="head", op="Linear lm_head"),),
     ),
     Mutation(
         name="RoPE interleaved, modeling",
@@ -83,14 +103,14 @@ MODELING = (
                 "    cosine, sine = (angle[..., :half].repeat_interleave(2, -1) for angle in (cosine, sine))",
             ),
         ),
-        found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
         name="RoPE with another base",
         case=ROTARY,
         during="modeling",
         edits=(Edit("source_code/rotary.py", "config.rope_theta) **", "config.rope_theta / 2) **"),),
-        found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
         name="causal mask off by one, modeling",
@@ -103,14 +123,14 @@ MODELING = (
                 "<= position[:, None] + 1",
             ),
         ),
-        found=(Found(stage="modeling file, 1 rank", block=_ATTENTION, op=_PAGED),),
+        found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
         name="residual added twice",
         case=ROTARY,
         during="modeling",
         edits=(Edit("source_code/decoder.py", "return x, self.mlp", "return x + attended, self.mlp"),),
-        found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="residual stream"),),
+        found=(Found(stage=FLOAT32_STAGE, block="layer 0 feed-forward", op="residual stream"),),
     ),
     Mutation(
         name="gate and up swapped",
@@ -123,7 +143,7 @@ MODELING = (
                 "self.up_proj(x), self.gate_proj(x)",
             ),
         ),
-        found=(Found(stage="modeling file, 1 rank", block="layer 0 feed-forward", op="SiluMul model.layers.0.mlp"),),
+        found=(Found(stage=FLOAT32_STAGE, block="layer 0 feed-forward", op="SiluMul model.layers.0.mlp"),),
     ),
     Mutation(
         name="AllReduce missing after the feed-forward, modeling",

@@ -211,6 +211,8 @@ class BudgetConfig:
     """Smallest share of decided positions at which both have the same likeliest token, 0 to 1."""
     perplexity_ratio: Ratio | None = None
     """Largest perplexity relative to the original's: the lower end of its 95 % interval, beyond chance."""
+    modeling_error: NonNegativeFloat | None = None
+    """Largest relative error of one layer between the original and the modeling file, both in float32."""
     rounding_error: NonNegativeFloat | None = None
     """Largest relative error of one layer between the original and the rounded weights."""
     block_error: NonNegativeFloat | None = None

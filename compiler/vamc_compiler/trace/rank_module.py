@@ -18,12 +18,13 @@ _DTYPES: dict[torch.dtype, ParameterDType] = {
     torch.bfloat16: "bfloat16",
     torch.int8: "int8",
 }
+_TORCH_DTYPES = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 def build_rank(source: ModelSource, config: ModelConfig, precision: ModelPrecision) -> nn.Module:
     """Instantiate the modeling file's class for the rank in `config`, quantized by module swap when asked.
 
-    Weights that stay in 16 bits have the type that `precision` names.
+    Weights that are not quantized have the type that `precision` names.
 
     Call it under `FakeTensorMode` to spend no memory on weights.
     """
@@ -32,19 +33,17 @@ def build_rank(source: ModelSource, config: ModelConfig, precision: ModelPrecisi
         quantize = source.load("quantizer_vacc.py").quantize
         count = quantize(model, precision.quantization, lm_head=precision.lm_head)
         assert count, "a decoder has linear layers to quantize"
-    if precision.half == "bfloat16":
-        _store_bfloat16(model)
+    if precision.unquantized != "float16":
+        _store_as(_TORCH_DTYPES[precision.unquantized], model)
     return model.eval()
 
 
-def _store_bfloat16(model: nn.Module) -> None:
-    """Replace float16 weights by bfloat16 ones of the same shape; their values come later, from the checkpoint."""
+def _store_as(dtype: torch.dtype, model: nn.Module) -> None:
+    """Replace float16 weights by others of the same shape; their values come later, from the checkpoint."""
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.dtype == torch.float16:
-                setattr(
-                    module, name, nn.Parameter(torch.empty(weight.shape, dtype=torch.bfloat16), requires_grad=False)
-                )
+                setattr(module, name, nn.Parameter(torch.empty(weight.shape, dtype=dtype), requires_grad=False))
 
 
 def _absolute(path: str, origin: Origin) -> Origin:

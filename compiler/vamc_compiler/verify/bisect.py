@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from vamc_compiler.graph import parse_model
-from vamc_compiler.verify.blocks import TapError, blame, first_wrong, locate, wrong_ranks
-from vamc_compiler.verify.compare import Inside, look_inside
+from vamc_compiler.graph import make_rank_graph, parse_model
+from vamc_compiler.precision import FLOAT32
+from vamc_compiler.verify.blocks import TapError, first_wrong, wrong_ranks
+from vamc_compiler.verify.compare import Inside, find_within
 from vamc_compiler.verify.graph_stage import STEP_INPUTS
 from vamc_compiler.verify.merged_graph import merge_ranks, rank_name
 from vamc_compiler.verify.metrics import token_errors
@@ -32,7 +33,7 @@ from vamc_compiler.verify.reproduce import (
     SCRIPT,
     SCRIPT_FILE,
 )
-from vamc_compiler.verify.result import BlockError, Location
+from vamc_compiler.verify.result import FLOAT32_STAGE, BlockError, Location
 from vamc_compiler.verify.run import Array, TapValue
 from vamc_compiler.verify.steps import plan_steps
 from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
@@ -64,15 +65,14 @@ def bisect(failure: Failure, subject: Subject, folder: Path) -> Case | None:
     wrong = _wrong_block(failure)
     if wrong is None:
         return None
-    seen = look_inside(failure.runner, failure.before, failure.after, wrong)
-    error = blame(seen.errors, failure.block_limit.worst)
+    limit = failure.block_limit
+    seen, error, location = find_within(failure.runner, failure.before, failure.after, wrong, limit)
     if error is None:
         return None
-    location = locate(failure.after.name, wrong.block, error, failure.block_limit.worst)
-    ranks = wrong_ranks(error, failure.block_limit.worst)
+    ranks = wrong_ranks(error, limit.worst)
     writer = _CaseWriter(failure, subject, error, ranks[0] if ranks else 0, seen)
     nodes = _published(writer, folder, location)
-    return Case(folder=folder, location=location, nodes=nodes, error=error.worst, limit=failure.block_limit.worst)
+    return Case(folder=folder, location=location, nodes=nodes, error=error.worst, limit=limit.worst)
 
 
 def _wrong_block(failure: Failure) -> BlockError | None:
@@ -108,10 +108,12 @@ class _CaseWriter:
         self._expected, self._found, self._sequence = seen.expected, seen.found, seen.sequence
         # What was exported is looked at in the exported graph; everything else in the one that is compiled.
         exported = failure.after.name.startswith("exported")
-        models = [parse_model(graph.traced if exported else graph.simplified) for graph in subject.graphs]
-        self._plan = plan_taps(models[0], subject.parameters)
+        self._is_float32 = failure.after.name == FLOAT32_STAGE
+        graphs = [make_rank_graph(subject.source, 1, FLOAT32, 0)] if self._is_float32 else subject.graphs
+        models = [parse_model(graph.traced if exported else graph.simplified) for graph in graphs]
+        self._plan = plan_taps(models[0], [graph.parameters for graph in graphs])
         self._graph = merge_ranks(models, STEP_INPUTS)
-        self._parameters = [RankParameters(subject.checkpoint, graph.parameters, 0) for graph in subject.graphs]
+        self._parameters = [RankParameters(subject.checkpoint, graph.parameters, 0) for graph in graphs]
 
     def write(self, folder: Path, location: Location) -> tuple[str, ...]:
         """All files of the case; returns the operations of the subgraph."""
@@ -149,7 +151,7 @@ class _CaseWriter:
 
     def _known_values(self) -> dict[str, Array]:
         """Every value that the faulty stage gave, by its name in the merged graph."""
-        ranks = range(self._subject.num_ranks)
+        ranks = range(len(self._parameters))
         known = {}
         for name, value in self._found.taps.items():
             if name == self._error.tap:
@@ -202,7 +204,10 @@ class _CaseWriter:
         chosen["page_table"] = step.page_table
         chosen["logits_index"] = np.arange(rows.stop - rows.start, dtype=np.int32)
         kv = self._subject.manifest.kv_cache
-        pages = np.zeros((step.page_table.size, 2, kv.num_heads, kv.page_tokens, kv.head_dim), np.float16)
+        num_heads, dtype = kv.num_heads, np.float16
+        if self._is_float32:
+            num_heads, dtype = self._subject.source.config.num_key_value_heads, np.float32
+        pages = np.zeros((step.page_table.size, 2, num_heads, kv.page_tokens, kv.head_dim), dtype)
         inputs = {}
         for name in outside:
             if name in known:

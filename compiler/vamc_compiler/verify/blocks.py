@@ -176,8 +176,32 @@ def wrong_ranks(error: TapError, limit: float) -> tuple[int, ...]:
     return () if len(wrong) == len(error.by_rank) else wrong
 
 
-def locate(stage: str, block: str, error: TapError | None, limit: float) -> Location:
-    """Where a pair goes wrong, for people."""
+def missing_sum(plan: TapPlan, block: int, before: Run, forced: Run, error: TapError | None) -> str:
+    """The tap of a sum over ranks that the other stage never computed, where nothing before it is wrong; empty if none.
+
+    The value that is wrong is then a later one that inherits it; the sum itself does not exist to be looked at.
+    """
+    for name in plan.inside(block):
+        if error is not None and name == error.tap:
+            return ""
+        if name in plan.sums and name in before.taps and name not in forced.taps:
+            return name
+    return ""
+
+
+def locate(stage: str, block: str, error: TapError | None, limit: float, never_summed: str = "") -> Location:
+    """Where a pair goes wrong, for people.
+
+    Args:
+        stage: the stage that is wrong.
+        block: the block.
+        error: the value to blame.
+        limit: what its error may be.
+        never_summed: see `missing_sum`.
+    """
+    if never_summed:
+        op = f"AllReduce {never_summed.removesuffix('.out')}"
+        return Location(stage=stage, block=block, op=op, detail="the sum over ranks is never computed")
     if error is None:
         return Location(stage=stage, block=block)
     return Location(

@@ -16,6 +16,7 @@ from vamc_compiler.verify.blocks import (
     first_wrong,
     locate,
     merge_errors,
+    missing_sum,
     tap_errors,
 )
 from vamc_compiler.verify.budgets import Budget, block_lines, logit_lines
@@ -144,8 +145,7 @@ def find_fault(runner: Runner, before: Form, after: Form, errors: Sequence[Block
         most = max(errors, key=lambda error: error.accumulated, default=None)
         detail = "" if most is None else f"no block is wrong by itself; the error grows to {most.accumulated:.2g}"
         return Location(stage=after.name, detail=detail)
-    seen = look_inside(runner, before, after, wrong)
-    return locate(after.name, wrong.block, blame(seen.errors, limit.worst), limit.worst)
+    return find_within(runner, before, after, wrong, limit)[2]
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,16 @@ def look_inside(runner: Runner, before: Form, after: Form, wrong: BlockError) ->
     found = runner.run(after, index, taps, expected)
     errors = tap_errors(plan, wrong.index, expected, found)
     return Inside(runner.setting.sequences[index], errors, expected, found)
+
+
+def find_within(
+    runner: Runner, before: Form, after: Form, wrong: BlockError, limit: BlockLimit
+) -> tuple[Inside, TapError | None, Location]:
+    """What a wrong block looks like inside, the value to blame, and its place."""
+    seen = look_inside(runner, before, after, wrong)
+    error = blame(seen.errors, limit.worst)
+    never_summed = missing_sum(runner.setting.plan, wrong.index, seen.expected, seen.found, error)
+    return seen, error, locate(after.name, wrong.block, error, limit.worst, never_summed)
 
 
 def _worst_sequence(runner: Runner, before: Form, after: Form, wrong: BlockError) -> int:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FLOAT32_STAGE = "modeling file, float32"
+"""The modeling file with the checkpoint's weights: what it computes before anything is rounded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorStatistics:

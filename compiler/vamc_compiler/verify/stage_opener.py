@@ -6,8 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
+import torch
+
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, parse_model
 from vamc_compiler.parameters import ParameterSpec
+from vamc_compiler.precision import FLOAT32, ModelPrecision
 from vamc_compiler.verify.compare import Form
 from vamc_compiler.verify.compiled_stage import CompiledStage
 from vamc_compiler.verify.graph_stage import GraphStage
@@ -15,6 +18,7 @@ from vamc_compiler.verify.modeling_stage import ModelingStage
 from vamc_compiler.verify.parameters import RankParameters
 from vamc_compiler.verify.reference import open_reference
 from vamc_compiler.verify.reference_stage import ReferenceStage
+from vamc_compiler.verify.result import FLOAT32_STAGE
 from vamc_compiler.verify.run import Stage
 from vamc_compiler.verify.steps import decode_chunks, even_chunks, odd_chunks
 from vamc_compiler.verify.subject import Subject
@@ -55,6 +59,7 @@ class StageOpener:
         self._most_tokens = subject.manifest.limits.max_prefill_tokens
         self._ranks: list[RankParameters] = []
         self._single: list[RankParameters] = []
+        self._unrounded: list[RankParameters] = []
 
     # The ways to get the tokens
 
@@ -90,19 +95,36 @@ class StageOpener:
         )
         return None if opened is None else (self.whole(ReferenceStage(opened)), opened.description, opened.close)
 
+    def modeling_in_float32(self) -> Form:
+        """The modeling file in torch, not split; weights and cache are not rounded."""
+        self._unrounded = self._parameters([self._subject.single_parameters(FLOAT32)])
+        plan = self._plan.for_one_rank()
+        return self._modeling(FLOAT32_STAGE, self._unrounded, plan, FLOAT32, cache_dtype=torch.float32)
+
     def modeling_on_one_rank(self) -> Form:
         """The modeling file in torch, not split."""
-        self._single = self._parameters([self._subject.single_parameters()])
-        return self._modeling(self._single, self._plan.for_one_rank())
+        precision = self._subject.precision
+        self._single = self._parameters([self._subject.single_parameters(precision)])
+        return self._modeling("modeling file, 1 rank", self._single, self._plan.for_one_rank(), precision)
 
     def modeling_over_ranks(self) -> Form:
         """The modeling file in torch, every rank."""
-        return self._modeling(self._rank_parameters(), self._plan)
-
-    def _modeling(self, parameters: Sequence[RankParameters], plan: TapPlan) -> Form:
+        parameters = self._rank_parameters()
         name = f"modeling file, {count_ranks(len(parameters))}"
-        subject = self._subject
-        stage = ModelingStage(name, subject.source, subject.precision, parameters, plan, page_tokens=PAGE_TOKENS)
+        return self._modeling(name, parameters, self._plan, self._subject.precision)
+
+    def _modeling(
+        self,
+        name: str,
+        parameters: Sequence[RankParameters],
+        plan: TapPlan,
+        precision: ModelPrecision,
+        cache_dtype: torch.dtype = torch.float16,
+    ) -> Form:
+        source = self._subject.source
+        stage = ModelingStage(
+            name, source, precision, parameters, plan, page_tokens=PAGE_TOKENS, cache_dtype=cache_dtype
+        )
         return self.whole(stage)
 
     def exported(self) -> Form:
@@ -153,6 +175,11 @@ class StageOpener:
         """Every rank's, shared by the stages over ranks."""
         self._ranks = self._ranks or self._parameters(self._subject.parameters)
         return self._ranks
+
+    def release_unrounded(self) -> None:
+        """Give back what the stage in float32 keeps; a later run reads again."""
+        for parameters in self._unrounded:
+            parameters.release()
 
     def release_single(self) -> None:
         """Give back what the stage on one rank keeps; a later run reads again."""

@@ -54,10 +54,10 @@ class Subject:
         """Every rank's parameters."""
         return [graph.parameters for graph in self.graphs]
 
-    def single_parameters(self) -> list[ParameterSpec]:
+    def single_parameters(self, precision: ModelPrecision) -> list[ParameterSpec]:
         """The parameters of the model on one rank."""
         with torch.device("meta"):
-            return list_parameters(build_rank(self.source, self.source.config.for_rank(0, 1), self.precision))
+            return list_parameters(build_rank(self.source, self.source.config.for_rank(0, 1), precision))
 
 
 def config_of(runstream: Path, manifest: Manifest, overrides: Sequence[str], scratch: Path) -> BuildConfig:

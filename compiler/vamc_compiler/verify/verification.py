@@ -137,8 +137,8 @@ class _Verification:
         """Every pair, in the order of the stages."""
         parts = self.request.parts
         reference = self._open_reference() if "reference" in parts else None
-        single = self._modeling_on_one_rank(reference) if "modeling" in parts or reference is None else None
-        previous = single or reference
+        single = self._modeling_on_one_rank(reference) if "modeling" in parts else None
+        previous = single or reference or self.opener.modeling_on_one_rank()
         if "modeling" in parts and single is not None:
             previous = self._modeling_over_ranks(single)
         self.opener.release_single()
@@ -165,10 +165,15 @@ class _Verification:
         return form
 
     def _modeling_on_one_rank(self, reference: Form | None) -> Form:
-        single = self.opener.modeling_on_one_rank()
+        """First in float32, where nothing but a mistake makes a difference, then with the weights that are stored."""
+        unrounded = self.opener.modeling_in_float32()
         if reference is not None:
-            self._compare(reference, single, "prefill", self.budget.rounding)
+            self._compare(reference, unrounded, "prefill", self.budget.modeling)
             self.close_reference()
+        single = self.opener.modeling_on_one_rank()
+        self._compare(unrounded, single, "prefill", self.budget.rounding)
+        self.runner.forget(unrounded)
+        self.opener.release_unrounded()
         return single
 
     def _modeling_over_ranks(self, single: Form) -> Form:

@@ -26,7 +26,7 @@ NUM_RANKS = 4  # pads 6 heads, replicates 2 key/value heads, pads the vocabulary
     [
         ("llama", ModelPrecision(), {"Linear": 8}),
         ("baichuan 7B", ModelPrecision(), {"Linear": 6}),
-        ("baichuan 13B", ModelPrecision(half="bfloat16"), {"Linear": 6}),
+        ("baichuan 13B", ModelPrecision(unquantized="bfloat16"), {"Linear": 6}),
         (
             "baichuan 13B",
             ModelPrecision(quantization="int8_per_channel"),

@@ -158,6 +158,7 @@ FULL = {
             "mean_kl": 1e-5,
             "same_top": 0.5,
             "perplexity_ratio": 1.5,
+            "modeling_error": 0.5,
             "rounding_error": 0.5,
             "block_error": 0.5,
         },

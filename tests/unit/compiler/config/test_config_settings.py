@@ -16,7 +16,7 @@ def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
     assert settings["backend"]["target"] == {"kind": "llvm", "mcpu": []}
     assert settings["workspace"]["workers"] == 1
     assert settings["runtime"] == {"huge_pages": "auto"}
-    budget = ("mean_kl", "same_top", "perplexity_ratio", "rounding_error", "block_error")
+    budget = ("mean_kl", "same_top", "perplexity_ratio", "modeling_error", "rounding_error", "block_error")
     assert settings["verify"] == {
         "when": "compile",
         "tokens": 256,

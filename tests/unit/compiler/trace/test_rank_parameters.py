@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec, declare
-from vamc_compiler.precision import HalfType, ModelPrecision, Quantization
+from vamc_compiler.precision import ModelPrecision, Quantization, WeightType
 from vamc_compiler.sharding import Shard
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 
@@ -145,14 +145,14 @@ def test_a_tied_head_reads_the_embedding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_ranks", [1, 4])
 @pytest.mark.parametrize(
-    ("family", "quantization", "half"),
+    ("family", "quantization", "unquantized"),
     [*((family, "int8_per_channel", "float16") for family in FAMILIES), ("llama", "w8a8_dynamic", "bfloat16")],
 )
 def test_int8_swaps_the_layers_linears_and_nothing_else(
-    tmp_path: Path, family: str, quantization: Quantization, half: HalfType, num_ranks: int
+    tmp_path: Path, family: str, quantization: Quantization, unquantized: WeightType, num_ranks: int
 ) -> None:
-    plain = rank_parameters(tmp_path / "a", family, num_ranks, ModelPrecision(half=half))
-    precision = ModelPrecision(half=half, quantization=quantization)
+    plain = rank_parameters(tmp_path / "a", family, num_ranks, ModelPrecision(unquantized=unquantized))
+    precision = ModelPrecision(unquantized=unquantized, quantization=quantization)
     quantized = rank_parameters(tmp_path / "b", family, num_ranks, precision)
     for before, after in zip(plain, quantized, strict=True):
         found = {spec.name: spec for spec in after}
@@ -197,10 +197,10 @@ def test_int8_takes_the_head_in_when_asked(tmp_path: Path, family: str, tied: bo
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_replaces_every_half_and_nothing_else(tmp_path: Path, family: str) -> None:
+def test_bfloat16_replaces_every_float16_and_nothing_else(tmp_path: Path, family: str) -> None:
     plain = rank_parameters(tmp_path / "a", family, 2)
     for before, after in zip(
-        plain, rank_parameters(tmp_path / "b", family, 2, ModelPrecision(half="bfloat16")), strict=True
+        plain, rank_parameters(tmp_path / "b", family, 2, ModelPrecision(unquantized="bfloat16")), strict=True
     ):
         for old, new in zip(before, after, strict=True):
             assert (new.name, new.shape) == (old.name, old.shape)

@@ -43,5 +43,5 @@ def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> TinyBuild:
 @pytest.fixture(scope="session")
 def bfloat16(tmp_path_factory: pytest.TempPathFactory) -> TinyBuild:
     """One layer with bfloat16 weights."""
-    precision = ModelPrecision(half="bfloat16")
+    precision = ModelPrecision(unquantized="bfloat16")
     return make_build(tmp_path_factory.mktemp("7B"), "baichuan 7B", 1, precision, num_hidden_layers=1)

@@ -27,7 +27,7 @@ from vamc_runtime.safetensors_file import read_header, tensor_views
 PACKINGS: dict[str, Packing] = {"float16": PANELS, "bfloat16": PAIRS, "int8": QUADS}
 PRECISIONS = {
     "fp16": ModelPrecision(),
-    "bf16": ModelPrecision(half="bfloat16"),
+    "bf16": ModelPrecision(unquantized="bfloat16"),
     "int8_per_channel": ModelPrecision(quantization="int8_per_channel"),
     "w8a8_dynamic with head": ModelPrecision(quantization="w8a8_dynamic", lm_head=True),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,18 +16,22 @@ import onnx
 import pytest
 from damaged_files import copied, damage_weight, larger
 from tiny_builds import NUM_TOKENS, SEQUENCE, TinyBuild, build_of
+from tiny_models import SOURCE_CODE
 
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph
+from vamc_compiler.model.registry import find_model
+from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.verify.bisect import bisect
 from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import default_budget
 from vamc_compiler.verify.compare import Form, Runner, Setting, compare_forms
 from vamc_compiler.verify.compiled_stage import CompiledStage
 from vamc_compiler.verify.reproduce import reproduce
+from vamc_compiler.verify.result import FLOAT32_STAGE
 from vamc_compiler.verify.run import Stage
 from vamc_compiler.verify.steps import even_chunks
 from vamc_compiler.verify.subject import Subject
-from vamc_compiler.verify.verification import Failure
+from vamc_compiler.verify.verification import Failure, Request, verify
 from vamc_runtime.errors import UserError
 from vamc_runtime.runstream import open_runstream
 
@@ -198,6 +203,26 @@ def test_a_shipped_int8_weight(compiled_int8: Subject, tmp_path: Path) -> None:
     assert case is not None and case.location.op == f"QuantizedLinearDynamic {name}"
     assert case.nodes[:2] == ("RMSNorm", "QuantizedLinearDynamic")
     assert reproduce(case.folder / "reproduce.py") == 0
+
+
+def test_a_modeling_file_is_cut_out_before_anything_is_rounded(compiled_int8: Subject, tmp_path: Path) -> None:
+    """An error far below that of 8-bit numbers: the subgraph has the checkpoint's weights."""
+    source_code = tmp_path / "source_code"
+    shutil.copytree(SOURCE_CODE, source_code)
+    attention = source_code / "attention.py"
+    right = attention.read_text(encoding="utf-8")
+    attention.write_text(right.replace("self.head_dim**-0.5", "self.head_dim**-0.502"), encoding="utf-8")
+    source = find_model(compiled_int8.checkpoint.directory, source_code, trust_checkpoint_code=False)
+    subject = replace(compiled_int8, source=source)
+    cases = []
+    request = Request(subject=subject, parts=frozenset(("reference", "modeling")))
+    verify(request, Stages(SilentReporter()), lambda failure: cases.append(bisect(failure, subject, tmp_path / "case")))
+    (case,) = cases
+    assert case is not None
+    assert (case.location.stage, case.location.block) == (FLOAT32_STAGE, "layer 0 attention")
+    assert "PagedAttention" in case.nodes and not any("Quantized" in node for node in case.nodes)
+    assert case.limit < case.error < 0.02
+    assert reproduce(case.folder / "reproduce.py") == 1, "what is exported from it is wrong too"
 
 
 def test_no_block_of_its_own(swapped: tuple[Failure, Subject], tmp_path: Path) -> None:

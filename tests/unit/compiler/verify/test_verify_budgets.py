@@ -16,7 +16,7 @@ from vamc_compiler.verify.metrics import compare_logits
 from vamc_compiler.verify.result import BlockError, BudgetLine
 
 FP16 = default_budget(ModelPrecision(), bfloat16_prefill=False)
-BF16 = default_budget(ModelPrecision(half="bfloat16"), bfloat16_prefill=False)
+BF16 = default_budget(ModelPrecision(unquantized="bfloat16"), bfloat16_prefill=False)
 INT8 = default_budget(ModelPrecision(quantization="int8_per_channel"), bfloat16_prefill=False)
 W8A8 = default_budget(ModelPrecision(quantization="w8a8_dynamic"), bfloat16_prefill=False)
 

@@ -136,7 +136,7 @@ def test_overrides_are_checked(stored: Subject, tmp_path: Path) -> None:
 
 
 def test_parameters_on_one_rank(compiled: Subject) -> None:
-    found, expected = compiled.single_parameters(), compiled.parameters[0]
+    found, expected = compiled.single_parameters(compiled.precision), compiled.parameters[0]
     assert [(spec.name, spec.shape, spec.dtype) for spec in found] == [(s.name, s.shape, s.dtype) for s in expected]
 
 
