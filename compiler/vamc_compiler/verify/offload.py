@@ -95,8 +95,3 @@ def offload(model: nn.Module, weights: Mapping[str, torch.Tensor], *, buffers: b
         model, execution_device=torch.device("cpu"), offload=True, weights_map=weights, offload_buffers=buffers
     )
     return model.requires_grad_(False)
-
-
-def is_offloaded(model: nn.Module) -> bool:
-    """Whether no parameter has memory of its own, as it must be outside of a forward."""
-    return all(parameter.is_meta for parameter in model.parameters())

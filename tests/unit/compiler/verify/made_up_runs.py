@@ -37,8 +37,11 @@ def make_plan() -> TapPlan:
     blocks = tuple(
         Block(index=i, name=name, begin=ends[i - 1] if i else "", end=ends[i]) for i, name in enumerate(names)
     )
-    reader = WeightReader(kind="linear", path="lm_head", width=WIDTH)
-    return TapPlan(taps=taps, blocks=blocks, attention={}, logit_columns=None, readers={"lm_head.weight": reader})
+    readers = {
+        f"{path}.weight": WeightReader(kind="linear", path=path, width=WIDTH, summed=path != "lm_head")
+        for path in ("block0.outer", "block1.outer", "lm_head")
+    }
+    return TapPlan(taps=taps, blocks=blocks, attention={}, logit_columns=None, readers=readers)
 
 
 PLAN = make_plan()

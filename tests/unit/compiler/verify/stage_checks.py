@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from tiny_builds import NUM_TOKENS, SEQUENCE, assert_same_runs, steps_of
+from torch import nn
 
 from vamc_compiler.graph import PAGE_TOKENS
 from vamc_compiler.verify.run import Array, Run, Stage
@@ -62,3 +63,8 @@ def check_forcing(stage: Stage, plan: TapPlan, tolerance: float, chunk_tokens: i
     assert equal(stage.run(steps).logits, own.logits, 1e-6), "a later run is left alone"
     with pytest.raises(AssertionError):
         assert equal(own.logits, other.logits, 0.1)  # or nothing above says anything
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether no parameter has memory of its own, as it must be outside of a forward."""
+    return all(parameter.is_meta for parameter in model.parameters())

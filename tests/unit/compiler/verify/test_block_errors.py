@@ -17,6 +17,7 @@ from vamc_compiler.verify.blocks import (
     first_wrong,
     locate,
     merge_errors,
+    missing_sum,
     stream_at,
     tap_errors,
     wrong_ranks,
@@ -238,7 +239,22 @@ def test_no_number_is_blamed_first() -> None:
     assert wrong_ranks(errors[1], 0.02) == (1,)
 
 
+@pytest.mark.parametrize(("wrong", "name"), [("norm1.in", "block0.outer.out"), ("block0.inner.out", "")])
+def test_a_sum_that_is_never_computed(wrong: str, name: str) -> None:
+    """It has no value to look at; it is named where everything before it is right."""
+    forced = MadeUpStage(changes={wrong: scaled(1.5)}).run(STEPS, PLAN.taps, FED)
+    taps = {tap: value for tap, value in forced.taps.items() if tap != "block0.outer.out"}
+    without = Run(forced.logits, taps)
+    blamed = blame(tap_errors(PLAN, 1, RIGHT, without), 1e-3)
+    assert blamed is not None and blamed.tap == wrong
+    assert missing_sum(PLAN, 1, RIGHT, without, blamed) == name
+    assert missing_sum(PLAN, 1, without, without, blamed) == "", "the other stage does not show it either"
+    assert missing_sum(PLAN, 1, RIGHT, forced, blamed) == ""
+
+
 def test_places_for_people() -> None:
     place = locate("compiled", "layer 0", TapError("t", "Linear x", 0.25, (0.0, 0.25)), 1e-3)
     assert str(place) == "compiled, layer 0, Linear x, rank 1, error 0.25 at t"
     assert str(locate("compiled", "layer 0", None, 1e-3)) == "compiled, layer 0"
+    place = locate("compiled", "layer 0", None, 1e-3, "model.down_proj.out")
+    assert str(place) == "compiled, layer 0, AllReduce model.down_proj, the sum over ranks is never computed"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from stage_checks import check_chunks, check_forcing, check_nothing_tapped
+from stage_checks import check_chunks, check_forcing, check_nothing_tapped, is_offloaded
 from tiny_builds import TinyBuild, assert_same_runs, build_of, steps_of
 
 from vamc_compiler.graph import PAGE_TOKENS
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_compiler.verify.modeling_stage import ModelingStage
-from vamc_compiler.verify.offload import is_offloaded
 from vamc_compiler.verify.parameters import RankParameters
 from vamc_compiler.verify.run import Array
 from vamc_compiler.verify.subject import Subject

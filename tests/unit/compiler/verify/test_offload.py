@@ -6,12 +6,13 @@ import weakref
 
 import pytest
 import torch
+from stage_checks import is_offloaded
 from tiny_models import tiny_source
 from torch import nn
 
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank
-from vamc_compiler.verify.offload import CachedWeights, is_offloaded, offload
+from vamc_compiler.verify.offload import CachedWeights, offload
 
 TOKENS = torch.tensor([1, 5, 2, 5])
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stage_checks import is_offloaded
 from tiny_models import write_config
 
 from vamc_compiler.verify import reference as reference_file
-from vamc_compiler.verify.offload import is_offloaded
 from vamc_compiler.verify.reference import Reference, open_reference
 from vamc_compiler.verify.reference_baichuan import alibi_slopes
 from vamc_compiler.weights.checkpoint import open_checkpoint
