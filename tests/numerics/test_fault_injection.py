@@ -7,6 +7,7 @@ from mutation import CASES, COMPILED, Case, Found, Mutation
 from mutations import MUTATIONS
 from workshop import PARTS, Workshop, report
 
+from vamc_compiler.verify.reproduce import reproduce
 from vamc_compiler.verify.result import PairResult
 from vamc_compiler.verify.verification import EVERYTHING
 
@@ -41,3 +42,24 @@ def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop):
         assert (pair.stage, pair.check) == (expected.stage, expected.check)
         assert (pair.block, pair.op, pair.ranks) == (expected.block, expected.op, expected.ranks), pair.detail
         assert expected.detail in pair.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("scales off by one channel", "QuantizedLinearPerChannel"),
+        ("AllReduce missing, compiled", "AddRMSNorm"),
+        ("largest magnitude of half a row", "QuantizedLinearPerChannelByTop"),
+    ],
+)
+def test_what_ranks_compute_is_cut_out(name: str, nodes: str, workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+    """Compiled again without the mistake, the subgraph is right: it is not in the graph."""
+    (mutation,) = (mutation for mutation in MUTATIONS if mutation.name == name)
+    case = workshop.bisected(mutation)
+    expected = mutation.found[-1]
+    assert (case.location.block, case.location.op) == (expected.block, expected.op)
+    assert nodes in case.nodes and len(case.nodes) <= 6
+    assert case.error > case.limit
+    assert reproduce(case.folder / "reproduce.py") == 0
+    recorded, graph, again = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[-3:])
+    assert recorded > case.limit > max(graph, again)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.trace.export import TracedRank
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.verify.bisect import Case as Bisected
+from vamc_compiler.verify.bisect import bisect
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
-from vamc_compiler.verify.verification import EVERYTHING, Part, Request, verify
+from vamc_compiler.verify.verification import EVERYTHING, Failure, Part, Request, verify
 from vamc_compiler.weights.checkpoint import open_checkpoint
 from vamc_runtime.manifest import read_manifest
 
@@ -65,6 +67,7 @@ PARTS: dict[str, frozenset[Part]] = {
     "files": frozenset(("modeling", "weights", "compiled")),
 }
 """The stages that are run for each kind of mutation: the one that is wrong, and what it is compared with."""
+COMPILED_PARTS: frozenset[Part] = frozenset(("modeling", "compiled"))
 
 
 def _shapes(model: str) -> dict[str, tuple[int, ...]]:
@@ -189,37 +192,52 @@ class Workshop:
             manifest=replace(manifest, kv_cache=replace(manifest.kv_cache, num_heads=graphs[0].num_kv_slots)),
         )
 
-    def verified(self, mutation: Mutation) -> VerificationReport:
-        """Build with the mutation, and verify."""
+    def mutated(self, mutation: Mutation) -> Subject:
+        """Build with the mutation; mistakes of modeling code are not in effect any more."""
         folder, during, case = self.new_folder(), mutation.during, mutation.case
         _write_source_code(mutation.edits, folder)
-        parts = PARTS[during]
         clean = self.clean(case)
-        if during.startswith("modeling"):
+        if during == "modeling":
+            return self.traced(case, folder, clean.graphs[0])
+        if during == "modeling and trace":
             with edited(mutation.edits):
-                graph = clean.graphs[0] if during == "modeling" else None
-                return report(self.traced(case, folder, graph), parts)
+                return self.traced(case, folder)
         if during == "graph":
             with edited(mutation.edits):
                 graph = _graph_again(clean)
-            return report(self.traced(case, folder, graph), parts)
+            return self.traced(case, folder, graph)
         if during == "library":
-            return report(self.compiled(case, folder, mutation.edits, clean.graphs), parts)
+            return self.compiled(case, folder, mutation.edits, clean.graphs)
         if during == "weights":
-            return report(self.compiled(case, folder, mutation.edits, clean.graphs, clean.runstream), parts)
+            return self.compiled(case, folder, mutation.edits, clean.graphs, clean.runstream)
         shutil.copytree(clean.runstream, folder / "damaged")
         if during == "stale library":
             stale = self.compiled(case, folder)
             shutil.copytree(stale.runstream / "lib", folder / "damaged" / "lib", dirs_exist_ok=True)
         if mutation.damage is not None:
             mutation.damage(folder / "damaged")
-        manifest = record_again(folder / "damaged")
-        return report(replace(clean, runstream=folder / "damaged", manifest=manifest), parts)
+        return replace(clean, runstream=folder / "damaged", manifest=record_again(folder / "damaged"))
+
+    def verified(self, mutation: Mutation) -> VerificationReport:
+        """Build with the mutation, and verify; mistakes of modeling code are made while it runs."""
+        in_effect = mutation.edits if mutation.during.startswith("modeling") else ()
+        with edited(in_effect):
+            return report(self.mutated(mutation), PARTS[mutation.during])
+
+    def bisected(self, mutation: Mutation) -> Bisected:
+        """Build with the mutation of a runstream, verify what is compiled, and bisect."""
+        subject, folder = self.mutated(mutation), self.new_folder() / "case"
+        found: list[Bisected | None] = []
+        report(subject, COMPILED_PARTS, lambda failure: found.append(bisect(failure, subject, folder)))
+        assert len(found) == 1 and found[0] is not None, "the first pair that fails is bisected, once"
+        return found[0]
 
 
-def report(subject: Subject, parts: frozenset[Part] = EVERYTHING) -> VerificationReport:
+def report(
+    subject: Subject, parts: frozenset[Part] = EVERYTHING, on_failure: Callable[[Failure], None] | None = None
+) -> VerificationReport:
     """Verify without a word."""
-    return verify(Request(subject=subject, parts=parts), Stages(SilentReporter())).report
+    return verify(Request(subject=subject, parts=parts), Stages(SilentReporter()), on_failure).report
 
 
 def _source_code(folder: Path) -> Path:

@@ -36,7 +36,7 @@ from vamc_compiler.verify.reproduce import (
 from vamc_compiler.verify.result import FLOAT32_STAGE, BlockError, Location
 from vamc_compiler.verify.run import Array, TapValue
 from vamc_compiler.verify.steps import plan_steps
-from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
+from vamc_compiler.verify.subgraph import feed_streams, make_model, nodes_between, outside_values
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.taps import LOGITS, plan_taps
 from vamc_compiler.verify.verification import Failure
@@ -119,7 +119,7 @@ class _CaseWriter:
         """All files of the case; returns the operations of the subgraph."""
         target = self._target()
         known = self._known_values()
-        nodes = nodes_between(self._graph, known.keys(), target)
+        nodes = nodes_between(feed_streams(self._graph, known, target), known.keys(), target)
         outside = outside_values(nodes)
         rows = self._rows(nodes)
         inputs = self._inputs(outside, known, rows)

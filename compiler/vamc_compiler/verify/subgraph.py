@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx
 
 from vamc_compiler.ops import DOMAIN
 from vamc_compiler.verify.run import Array
+
+
+def feed_streams(model: onnx.ModelProto, known: dict[str, Array], target: str) -> onnx.ModelProto:
+    """Let every AddRMSNorm whose sum is known read that sum, plus nothing, as in a stage that is fed its streams.
+
+    What was added before it then belongs to no subgraph behind it.
+
+    Args:
+        model: the whole graph.
+        known: values by name; gets the zeros that are added.
+        target: the value that is looked for; the node that makes it as a sum stays as it is.
+
+    Returns:
+        Another graph.
+    """
+    fed = onnx.ModelProto()
+    fed.CopyFrom(model)
+    for node in fed.graph.node:
+        stream = node.output[0] if node.op_type == "AddRMSNorm" else ""
+        if stream in known and stream != target:
+            nothing = f"{stream}:nothing_added"
+            known[nothing] = np.zeros_like(known[stream])
+            node.input[:2] = [stream, nothing]
+            node.output[0] = f"{stream}:again"
+    return fed
 
 
 def nodes_between(model: onnx.ModelProto, known: Collection[str], target: str) -> list[onnx.NodeProto]:

@@ -11,7 +11,7 @@ from vamc_compiler.verify.graph_stage import STEP_INPUTS, open_session
 from vamc_compiler.verify.merged_graph import merge_ranks, rank_name
 from vamc_compiler.verify.recompile import run_compiled
 from vamc_compiler.verify.run import Array
-from vamc_compiler.verify.subgraph import make_model, nodes_between, outside_values
+from vamc_compiler.verify.subgraph import feed_streams, make_model, nodes_between, outside_values
 
 LAYER = "model.layers.0."
 
@@ -45,6 +45,24 @@ def test_nodes_between(known: list[str], target: str, made: list[str]) -> None:
     """Several inputs; a target that is known is computed all the same; order as in the graph."""
     nodes = nodes_between(small_graph(), known, target)
     assert [node.output[0] for node in nodes] == made
+
+
+def test_a_norm_behind_a_known_stream_reads_it() -> None:
+    """What was added before the norm is known to be right, and belongs to another block."""
+    nodes = [
+        onnx.helper.make_node("Neg", ["a"], ["added"]),
+        onnx.helper.make_node("AddRMSNorm", ["x", "added", "w"], ["stream", "rows"], domain="vamc"),
+        onnx.helper.make_node("Relu", ["rows"], ["y"]),
+    ]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    known = {"stream": np.ones((2, 3), np.float32)}
+    cut = nodes_between(feed_streams(graph, known, "y"), known, "y")
+    assert [node.op_type for node in cut] == ["AddRMSNorm", "Relu"]
+    read = outside_values(cut)
+    assert read[0] == "stream" and read[2] == "w" and not known[read[1]].any()
+    assert "stream" not in cut[0].output and cut[0].output[1] == "rows"
+    assert nodes_between(feed_streams(graph, known, "stream"), known, "stream") == nodes[:2], "looked for, it is made"
+    assert feed_streams(graph, {"rows": known["stream"]}, "y") == graph
 
 
 def test_outside_values() -> None:
