@@ -42,6 +42,7 @@ numerics: $(SETUP)
 
 numerics-update: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m golden --update $(ARGS)
+	PYTHONPATH=tests:tests/numerics $(BIN)/python -m mutation_table
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -178,12 +178,13 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     if config.verify.when == "compile":
         tokens_of(config, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
+    checkpoint = open_checkpoint(config.frontend.checkpoint)
+    source = source.with_tensors(checkpoint.tensors)
     with FakeTensorMode():
         ranks = [
             list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision.of(config)))
             for rank in range(num_ranks)
         ]
-    checkpoint = open_checkpoint(config.frontend.checkpoint)
     for parameters in ranks:
         check_tensors(checkpoint, parameters)
     targets = resolve_targets(config.backend.target.mcpu)

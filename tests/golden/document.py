@@ -54,13 +54,16 @@ def render() -> dict[str, str]:
 
 def update_document() -> None:
     """Write every part into docs/numerics.md."""
-    text = DOCUMENT.read_text(encoding="utf-8")
     for name, part in render().items():
-        begin, end = marks(name)
-        head, found, rest = text.partition(begin)
-        assert found and end in rest, f"docs/numerics.md has the marks of {name}"
-        text = f"{head}{begin}\n{part}\n{end}{rest.partition(end)[2]}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+        replace_part(name, part)
+
+
+def replace_part(name: str, part: str) -> None:
+    """Write what stands between the marks of a part."""
+    begin, end = marks(name)
+    head, found, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    assert found and end in rest, f"docs/numerics.md has the marks of {name}"
+    DOCUMENT.write_text(f"{head}{begin}\n{part}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -69,6 +69,8 @@ class Mutation:
     """
     edits: tuple[Edit, ...] = ()
     damage: Callable[[Path], None] | None = None
+    damaged: str = ""
+    """What `damage` does, for people."""
     found: tuple[Found, ...]
     """The first failing pairs, in order; more may follow."""
 

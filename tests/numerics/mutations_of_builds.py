@@ -143,6 +143,7 @@ WEIGHTS = (
         case=ALIBI,
         during="files",
         damage=lambda runstream: give_shard(runstream, giver=0, taker=1),
+        damaged="rank 0's file under rank 1's name",
         found=(
             Found(
                 stage="weights, 2 ranks",
@@ -159,6 +160,7 @@ WEIGHTS = (
         case=ALIBI,
         during="files",
         damage=lambda runstream: roll_channels(runstream, 1, "model.layers.1.mlp.gate_proj.scale_w"),
+        damaged="bytes of rank 1's file: `scale_w` rolled by one",
         found=(
             Found(
                 stage="weights, 2 ranks",
@@ -180,6 +182,7 @@ WEIGHTS = (
         case=ALIBI,
         during="files",
         damage=lambda runstream: swap_panels(runstream, 0, "model.layers.1.self_attn.W_pack.quant_w"),
+        damaged="bytes of rank 0's file",
         found=(
             Found(
                 stage="weights, 2 ranks",

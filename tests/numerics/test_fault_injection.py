@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mutation import CASES, COMPILED, Case, Found, Mutation
+from mutation_table import names
 from mutations import MUTATIONS
 from workshop import PARTS, Workshop, report
 
@@ -24,6 +25,10 @@ def test_unmutated_model_passes(case: Case, workshop: Workshop):
     found = report(workshop.clean(case), EVERYTHING if case in COMPILED.values() else PARTS["modeling"])
     assert [str(pair.location) for pair in found.pairs if not pair.passed] == []
     assert len(found.pairs) >= 4
+
+
+def test_the_document_shows_every_mutation():
+    assert names() == [mutation.name for mutation in MUTATIONS], "make numerics-update writes the table"
 
 
 def named(pair: PairResult, case: Case) -> Found:

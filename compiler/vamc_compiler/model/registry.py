@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from vamc_runtime.errors import UserError
 
 OWN_CONFIG = "config_vacc.json"
 """The configuration that goes with a checkpoint's own modeling file."""
+HEAD_TENSOR = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class ModelSource:
     def load(self, file: str) -> ModuleType:
         """Import one of the modeling files."""
         return load_module(load_package(self.directories), file)
+
+    def with_tensors(self, names: Container[str]) -> ModelSource:
+        """The same for a checkpoint that holds these tensors: a head that it stores is never the embedding.
+
+        `tie_word_embeddings` says so of checkpoints whose head differs, too; transformers 5 then takes what is stored.
+        """
+        if not (self.config.tie_word_embeddings and HEAD_TENSOR in names):
+            return self
+        return replace(self, config=replace(self.config, tie_word_embeddings=False))
 
     def model_class(self) -> Callable[[ModelConfig], Any]:
         """The class that builds one rank as an `nn.Module`; imports torch."""

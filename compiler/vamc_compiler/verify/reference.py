@@ -73,7 +73,7 @@ class Reference:
             with torch.no_grad(), silence():
                 output = self._model(input_ids=torch.tensor([list(token_ids)]), **self._original.options)
                 logits = _rows(getattr(output, "logits", _first(output)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not self._original.is_own_code or isinstance(error, UserError):
                 raise
             raise own_code_failed(self.description, error) from error

@@ -9,6 +9,7 @@ Everything is local: classes come from the installed transformers or from the ch
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -105,20 +106,32 @@ def _build_transformers(directory: Path) -> Original:
 
 
 def _build_own_code(directory: Path, auto_map: Mapping[str, str]) -> Original:
-    """Import the classes that `auto_map` names; without one for the configuration, transformers' own is used."""
+    """Import the classes that `auto_map` names; without one for the configuration, the model class names its own."""
     from transformers import AutoConfig
 
-    file = auto_map[_MODEL].rpartition("--")[2].partition(".")[0]
-    description = f"the checkpoint's own {file}.py"
+    description = f"the checkpoint's own {_code_file(auto_map[_MODEL])}"
+    for name in (auto_map.get("AutoConfig"), auto_map[_MODEL]):
+        if name and not (directory / _code_file(name)).is_file():
+            raise _own_code_missing(directory, name)
     try:
-        config_class = _own_class(directory, auto_map["AutoConfig"]) if "AutoConfig" in auto_map else AutoConfig
-        config = config_class.from_pretrained(directory, local_files_only=True)
         model_class = _own_class(directory, auto_map[_MODEL])
+        if "AutoConfig" in auto_map:
+            config_class = _own_class(directory, auto_map["AutoConfig"])
+        else:
+            config_class = getattr(model_class, "config_class", None) or AutoConfig
+        config = config_class.from_pretrained(directory, local_files_only=True)
+        if isinstance(getattr(model_class, "_tied_weights_keys", None), list):
+            model_class._tied_weights_keys = None  # transformers 5 wants a dict; reference.py ties by itself
         with _without_weights():
             model: nn.Module = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise own_code_failed(description, error) from error
     return Original(model=model, description=description, is_own_code=True, options=_NO_CACHE)
+
+
+def _code_file(name: str) -> str:
+    """The file of `file.Class` or `owner/name--file.Class`."""
+    return f"{name.rpartition('--')[2].partition('.')[0]}.py"
 
 
 def _own_class(directory: Path, name: str) -> Any:
@@ -130,6 +143,15 @@ def _own_class(directory: Path, name: str) -> Any:
 
 class OwnCodeError(UserError):
     """The code that a checkpoint brings does not run here."""
+
+
+def _own_code_missing(directory: Path, name: str) -> OwnCodeError:
+    file, origin = _code_file(name), name.rpartition("--")[0]
+    return OwnCodeError(
+        f"{directory / 'config.json'} names {file} in auto_map, which is not in {directory}",
+        expected="the code beside the weights, as it was published",
+        fix=f"copy the .py files{f' of {origin}' if origin else ''} there, or verify without --trust-checkpoint-code",
+    )
 
 
 def own_code_failed(description: str, error: Exception) -> OwnCodeError:
@@ -144,8 +166,8 @@ def own_code_failed(description: str, error: Exception) -> OwnCodeError:
 
 
 def _summary(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    """The kind of an error and the first line of its message; those of transformers may begin with an empty one."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
 
 def _without_weights() -> contextlib.AbstractContextManager[None]:
@@ -158,11 +180,14 @@ def _without_weights() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """No warnings and log lines of libraries: what matters is said by the verification itself."""
+    """No warnings, log lines and prints: what matters is said by the verification itself.
+
+    Code of checkpoints prints, and standard output may carry the JSON of `--json`.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -104,6 +104,7 @@ def open_subject(
         stages.reporter.warn(warning)
     tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
     checkpoint = open_checkpoint(config.frontend.checkpoint)
+    source = source.with_tensors(checkpoint.tensors)
     with stages.stage("trace") as note:
         graphs = make_rank_graphs(
             source,

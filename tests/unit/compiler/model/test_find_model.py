@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, SOURCE_CODE, tiny_source, write_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.registry import find_model
+from vamc_compiler.parameters import FromCheckpoint
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_runtime.errors import UserError
@@ -141,3 +142,14 @@ def test_own_file_without_the_class(tmp_path: Path) -> None:
     source = find_model(own_checkpoint(tmp_path, "x = 1\n"), SOURCE_CODE, trust_checkpoint_code=True)
     with pytest.raises(UserError, match=r"modeling_own_vacc\.py has no class 'OwnForCausalLM'"):
         source.model_class()
+
+
+def test_a_stored_head_is_the_head(tmp_path: Path) -> None:
+    """Whatever config.json says of tied weights; the original does the same."""
+    source = tiny_source(tmp_path, "llama", tie_word_embeddings=True)
+    for names, tensor in (({"lm_head.weight"}, "lm_head.weight"), ((), "model.embed_tokens.weight")):
+        with torch.device("meta"):
+            model = build_rank(source, source.with_tensors(names).config.for_rank(0, 1), ModelPrecision())
+        (head,) = (spec for spec in list_parameters(model) if spec.name == "lm_head.weight")
+        assert isinstance(head.origin, FromCheckpoint) and head.origin.tensor == tensor
+    assert source.with_tensors(()) is source

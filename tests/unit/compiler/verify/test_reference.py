@@ -331,6 +331,8 @@ class NormHead(torch.nn.Linear):
         return torch.nn.functional.linear(x, self.weight)
 
 class Model(LlamaForCausalLM):
+    {in_class}
+
     def __init__(self, config):
         super().__init__(config)
         self.lm_head = NormHead(config.hidden_size, config.vocab_size, bias=False)
@@ -351,7 +353,7 @@ def own_code(tmp_path, monkeypatch) -> Callable[..., Path]:
 
     def write(reference: str = "modeling_own.Model", **code_parts: str) -> Path:
         directory = Path(shutil.copytree(LLAMA, tmp_path / "own"))
-        code = OWN_CODE.format(**{"at_import": "", "in_init": "", "in_forward": "pass"} | code_parts)
+        code = OWN_CODE.format(**{"at_import": "", "in_class": "", "in_init": "", "in_forward": "pass"} | code_parts)
         (directory / "modeling_own.py").write_text(code, encoding="utf-8")
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         config["auto_map"] = {"AutoModelForCausalLM": reference}
@@ -371,6 +373,27 @@ def test_trusted_code_goes_before_transformers_own_class(own_code):
     # The second run must not take the head for normalised already.
     for _ in range(2):
         assert relative_difference(own.run(TOKENS).logits, norm @ head.numpy().T) < 1e-5
+
+
+def test_code_with_a_configuration_of_its_own(own_code):
+    """Of a kind that transformers does not know, and that no `AutoConfig` names."""
+    directory = own_code(
+        at_import="class OwnConfig(LlamaConfig):\n    model_type = 'own'\n", in_class="config_class = OwnConfig"
+    )
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8")) | {"model_type": "own"}
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    reference = opened(directory, trust=True)
+    assert type(reference._model.config).__name__ == "OwnConfig"
+    assert np.isfinite(reference.run(TOKENS).logits).all()
+
+
+def test_code_that_names_tied_weights_in_a_list(own_code):
+    """As every model did before transformers 5; the head is the embedding all the same."""
+    _, tied = _tie(own_code(in_class="_tied_weights_keys = ['lm_head.weight']"))
+    found = opened(tied, trust=True).run(TOKENS, ["model.norm.out"])
+    embedding = reference_file._read_float32(open_checkpoint(LLAMA).tensors["model.embed_tokens.weight"])
+    head = torch.nn.functional.normalize(embedding).numpy()
+    assert relative_difference(found.logits, found.taps["model.norm.out"] @ head.T) < 1e-5
 
 
 def test_buffers_that_the_checkpoint_stores_are_read(own_code):
@@ -400,6 +423,8 @@ def test_untrusted_code_is_not_run(own_code, tmp_path):
         ("def broken(:", "SyntaxError"),
         ("import no_such_package_at_all", "no_such_package_at_all"),
         ("class LlamaForCausalLM: pass", "AttributeError"),
+        ("raise ImportError('\\nModel requires xyz')", "ImportError: Model requires xyz"),
+        ("raise SystemExit('no GPU here')", "SystemExit: no GPU here"),
     ],
 )
 def test_code_that_cannot_be_built_is_refused(at_import, found, own_code):
@@ -430,12 +455,14 @@ def network(monkeypatch) -> list[Any]:
 
 
 def test_code_of_another_repository_is_not_fetched(own_code, network):
-    assert "elsewhere.py does not run" in refused(own_code(reference="someone/model--elsewhere.Model"), trust=True)
+    message = refused(own_code(reference="someone/model--elsewhere.Model"), trust=True)
+    assert "names elsewhere.py in auto_map, which is not in" in message
+    assert "copy the .py files of someone/model there" in message
     assert not network
 
 
 def test_nothing_is_said_or_fetched(own_code, network, capfd, caplog, recwarn):
-    noise = "logging.getLogger('own').warning('noise'); warnings.warn('noise')"
+    noise = "logging.getLogger('own').warning('noise'); warnings.warn('noise'); print('noise')"
     opened(own_code(at_import=noise, in_forward=noise), trust=True).run(TOKENS)
     opened(LLAMA).run(TOKENS)
     assert capfd.readouterr() == ("", "")
