@@ -1,5 +1,5 @@
 # make demo   set up, compile the demo model, generate text
-# make test   set up, run all tests
+# make test   set up, run all tests, two files at a time
 # make lint   set up, ruff, mypy
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
@@ -34,7 +34,7 @@ demo: $(SETUP)
 	$(BIN)/vamc run vacc_deploy/demo --prompt "$(PROMPT)"
 
 test: $(SETUP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)

@@ -23,7 +23,7 @@ def precision_of(manifest: Manifest) -> ModelPrecision:
     """What the runstream was traced with."""
     quantize = manifest.settings["frontend"].get("quantize") or {}
     return ModelPrecision(
-        half="bfloat16" if manifest.precision.weights == "bf16" else "float16",
+        unquantized="bfloat16" if manifest.precision.weights == "bf16" else "float16",
         quantization=manifest.precision.quantization,
         lm_head=quantize.get("lm_head", False),
     )
