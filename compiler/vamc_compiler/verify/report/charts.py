@@ -34,7 +34,7 @@ class Series:
     @property
     def class_(self) -> str:
         """Of the line in the style sheet."""
-        return f"series c{self.index % NUM_COLOURS} d{self.index % NUM_DASHES}{' failed' * self.failed}"
+        return f"series c{self.index % NUM_COLOURS} d{self.index // NUM_COLOURS % NUM_DASHES}{' failed' * self.failed}"
 
 
 def _svg(label: str, content: str, class_: str) -> str:

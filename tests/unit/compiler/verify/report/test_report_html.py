@@ -22,6 +22,7 @@ from sample_reports import (
 )
 
 from vamc_compiler.verify.report import render_html
+from vamc_compiler.verify.report.charts import Series
 from vamc_compiler.verify.report.figures import clean, figure, share, value_and_limit
 from vamc_compiler.verify.report.html import _data
 from vamc_compiler.verify.result import LogitMetrics, VerificationReport
@@ -198,6 +199,13 @@ def test_no_depth_chart_without_blocks() -> None:
     page = Page(render_html(make_report(pair)))
     assert not page.having("svg") and not page.having("table", "heat")
     assert "KL is 0 at all 2 positions." in page.text
+
+
+def test_lines_of_a_chart_differ() -> None:
+    """A model over ranks has 15 comparisons."""
+    looks = [Series(label="", index=index, blocks=(), failed=False).class_ for index in range(20)]
+    assert len(set(looks)) == 20
+    assert len({look.split()[2] for look in looks[:8]}) == 1, "colours before dashes"
 
 
 def test_style_knows_every_class() -> None:
