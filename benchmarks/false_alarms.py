@@ -68,13 +68,14 @@ NAMES = {"same_top": "1 - same_top", "perplexity_ratio": "perplexity_ratio - 1"}
 Case = dict[str, Any]
 
 
-def small_cases() -> Iterator[tuple[Case, int, dict[str, Any]]]:
+def small_cases(first_seed: int) -> Iterator[tuple[Case, int, dict[str, Any]]]:
     """Every architecture and precision: two shapes, 15 seeds on one rank and 5 on two."""
+    seeds = range(first_seed, first_seed + NUM_SEEDS)
     for number, precision in enumerate(PRECISIONS):
         for architecture, shapes in SMALL.items():
             for half in range(2):
                 shape = (2 * number + half) % len(shapes)
-                for seed in range(NUM_SEEDS)[half * SINGLE_SEEDS : SINGLE_SEEDS + half * NUM_SEEDS]:
+                for seed in seeds[half * SINGLE_SEEDS : SINGLE_SEEDS + half * NUM_SEEDS]:
                     case = {"kind": "random", "architecture": architecture, "shape": shape, "precision": precision}
                     yield case | {"tp": half + 1}, seed, shapes[shape]
 
@@ -107,12 +108,12 @@ def measure(subject: Subject, *, short: bool) -> dict[str, Any]:
     return {"passed": report.passed, "seconds": time.perf_counter() - start, "pairs": pairs}
 
 
-def run(results: Path, *, wide: bool, only: tuple[str, ...]) -> None:
+def run(results: Path, *, wide: bool, only: tuple[str, ...], first_seed: int) -> None:
     """Measure what the file lacks."""
     done = {_key(entry) for entry in read(results)}
     template: tuple[Case, Template] | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for number, (case, seed, config) in enumerate(wide_cases() if wide else small_cases()):
+        for number, (case, seed, config) in enumerate(wide_cases() if wide else small_cases(first_seed)):
             entry = case | {"seed": seed}
             if _key(entry) in done or (only and case["precision"] not in only):
                 continue
@@ -121,7 +122,8 @@ def run(results: Path, *, wide: bool, only: tuple[str, ...]) -> None:
                 compiled = compile_template(place, config, case["precision"], tp=case["tp"], tokens=TOKENS)
                 template = case, compiled
             # All stages once for each style of weights; the others as a build verifies itself.
-            short = not wide and seed >= len(STYLES) and seed != SINGLE_SEEDS + 1
+            place_in_row = seed - first_seed
+            short = not wide and place_in_row >= len(STYLES) and place_in_row != SINGLE_SEEDS + 1
             entry |= measure(template[1].with_seed(seed), short=short)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
@@ -187,12 +189,13 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--wide", action="store_true")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, default=[])
+    parser.add_argument("--first-seed", type=int, default=0, help="of the small models; later ones are fresh")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
         print(table(read(given.results)))
     else:
-        run(given.results, wide=given.wide, only=tuple(given.precision))
+        run(given.results, wide=given.wide, only=tuple(given.precision), first_seed=given.first_seed)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ _INT8 = Budget(
     perplexity_ratio=1.02,
     modeling_error=5e-4,
     rounding_error=0.3,
-    block_error=5e-3,
+    block_error=1e-2,
     exact_error=1e-3,
 )
 # Activations rounded to 8 bits: the last bit of a sum now and then moves one to the next of 127 levels.

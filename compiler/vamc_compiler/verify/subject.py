@@ -77,11 +77,22 @@ def config_of(runstream: Path, manifest: Manifest, overrides: Sequence[str], scr
     try:
         return load_config(path, overrides)
     except UserError as error:
+        if overrides and _loads(path):
+            raise  # the mistake is in what was given now
         raise UserError(
             f"the settings in {runstream / 'manifest.json'} do not load:\n{error.found}",
             expected=error.expected,
             fix=error.fix or "compile the runstream again with this version",
         ) from error
+
+
+def _loads(path: Path) -> bool:
+    """Whether a config file has no mistake by itself."""
+    try:
+        load_config(path)
+    except UserError:
+        return False
+    return True
 
 
 def open_subject(

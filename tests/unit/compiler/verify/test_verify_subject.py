@@ -130,8 +130,9 @@ def test_settings_of_another_version(stored: Subject, tmp_path: Path) -> None:
 
 
 def test_overrides_are_checked(stored: Subject, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"verify\.tokens"):
+    with pytest.raises(UserError, match=r"^--set verify\.tokens=many") as caught:
         config_of(stored.runstream, stored.manifest, ["verify.tokens=many"], tmp_path)
+    assert "again" not in caught.value.fix, "the runstream is not at fault"
     assert config_of(stored.runstream, stored.manifest, ["verify.tokens=5"], tmp_path).verify.tokens == 5
 
 
