@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.text import Text
 
 from vamc_compiler.commands import EXIT_OUTSIDE_BUDGET
@@ -49,15 +50,17 @@ def verify_command(options: argparse.Namespace) -> int:
     finally:
         reporter.close()
     report = outcome.report
+    # What was found is the command's output; beside JSON, what is for people joins the progress.
+    console = reporter.console if options.json else Console(highlight=False)
     if options.report is not None:
         page = write_report(report, options.report)
-        reporter.console.print(Text.assemble(("report: ", "bold"), str(page)), soft_wrap=True)
+        console.print(Text.assemble(("report: ", "bold"), str(page)), soft_wrap=True)
     if options.json:
         print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:
-        print_summary(report, reporter.console)
+        print_summary(report, console)
     if options.bisect:
-        bisection.show(reporter, passed=report.passed)
+        bisection.show(console, passed=report.passed)
     return 0 if report.passed else EXIT_OUTSIDE_BUDGET
 
 
@@ -115,9 +118,8 @@ class _Bisection:
         self._failed = True
         self._case = bisect(failure, self._subject, self._folder)
 
-    def show(self, reporter: TerminalReporter, *, passed: bool) -> None:
+    def show(self, console: Console, *, passed: bool) -> None:
         """Where the subgraph lies and how to run it."""
-        console = reporter.console
         if self._case is not None:
             console.print(Text.assemble(("smallest subgraph: ", "bold"), ", ".join(self._case.nodes)), soft_wrap=True)
             console.print(f"run it: python {self._case.folder / 'reproduce.py'}", soft_wrap=True)

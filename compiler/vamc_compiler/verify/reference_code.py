@@ -154,7 +154,7 @@ def _own_code_missing(directory: Path, name: str) -> OwnCodeError:
     )
 
 
-def own_code_failed(description: str, error: Exception) -> OwnCodeError:
+def own_code_failed(description: str, error: BaseException) -> OwnCodeError:
     """The message for an error that came out of the checkpoint's own code."""
     import transformers
 
@@ -165,7 +165,7 @@ def own_code_failed(description: str, error: Exception) -> OwnCodeError:
     )
 
 
-def _summary(error: Exception) -> str:
+def _summary(error: BaseException) -> str:
     """The kind of an error and the first line of its message; those of transformers may begin with an empty one."""
     return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
 
