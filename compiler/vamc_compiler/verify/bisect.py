@@ -204,9 +204,8 @@ class _CaseWriter:
         chosen["page_table"] = step.page_table
         chosen["logits_index"] = np.arange(rows.stop - rows.start, dtype=np.int32)
         kv = self._subject.manifest.kv_cache
-        num_heads, dtype = kv.num_heads, np.float16
-        if self._is_float32:
-            num_heads, dtype = self._subject.source.config.num_key_value_heads, np.float32
+        num_heads = self._subject.source.config.num_key_value_heads if self._is_float32 else kv.num_heads
+        dtype = np.dtype(np.float32 if self._is_float32 else np.float16)
         pages = np.zeros((step.page_table.size, 2, num_heads, kv.page_tokens, kv.head_dim), dtype)
         inputs = {}
         for name in outside:

@@ -160,7 +160,7 @@ class CheckpointRows:
         """For each of the rank's indices along `dim` the index in the full tensor, -1 where it is padding."""
         shard = self.origin.shard
         pieces: Sequence[Piece] = (Piece(0, size),) if shard is None or shard.dim != dim else shard.pieces
-        runs = [
+        runs: list[npt.NDArray[np.int64]] = [
             np.full(piece.length, -1) if piece.start is None else piece.start + np.arange(piece.length)
             for piece in pieces
         ]

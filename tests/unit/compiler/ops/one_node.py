@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from vamc_compiler.onnx_stage.function_bodies import attach_function_bodies
 from vamc_compiler.ops import DOMAIN, ONNX_OPSET_VERSION, OPSET_VERSION
+from vamc_compiler.verify.graph_stage import open_session
 
 Array = npt.NDArray[Any]
 
@@ -31,10 +31,7 @@ def run_node(op: str, arrays: list[Array], num_outputs: int = 1, **attributes: i
     graph = onnx.helper.make_graph([node], "one_node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
     opsets = [onnx.helper.make_opsetid("", ONNX_OPSET_VERSION), onnx.helper.make_opsetid(DOMAIN, OPSET_VERSION)]
     model = attach_function_bodies(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    session = open_session(model, num_threads=1)
     feeds = {name: np.ascontiguousarray(array) for name, array in zip(names, arrays, strict=True)}
     results: list[Array] = session.run(None, feeds)
     return results
