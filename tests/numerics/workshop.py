@@ -67,7 +67,6 @@ PARTS: dict[str, frozenset[Part]] = {
     "files": frozenset(("modeling", "weights", "compiled")),
 }
 """The stages that are run for each kind of mutation: the one that is wrong, and what it is compared with."""
-COMPILED_PARTS: frozenset[Part] = frozenset(("modeling", "compiled"))
 
 
 def _shapes(model: str) -> dict[str, tuple[int, ...]]:
@@ -193,15 +192,14 @@ class Workshop:
         )
 
     def mutated(self, mutation: Mutation) -> Subject:
-        """Build with the mutation; mistakes of modeling code are not in effect any more."""
+        """Build with the mutation; edits of modeling functions have to be in effect already."""
         folder, during, case = self.new_folder(), mutation.during, mutation.case
         _write_source_code(mutation.edits, folder)
         clean = self.clean(case)
         if during == "modeling":
             return self.traced(case, folder, clean.graphs[0])
         if during == "modeling and trace":
-            with edited(mutation.edits):
-                return self.traced(case, folder)
+            return self.traced(case, folder)
         if during == "graph":
             with edited(mutation.edits):
                 graph = _graph_again(clean)
@@ -220,6 +218,7 @@ class Workshop:
 
     def verified(self, mutation: Mutation) -> VerificationReport:
         """Build with the mutation, and verify; mistakes of modeling code are made while it runs."""
+        self.clean(mutation.case)  # made before anything is edited
         in_effect = mutation.edits if mutation.during.startswith("modeling") else ()
         with edited(in_effect):
             return report(self.mutated(mutation), PARTS[mutation.during])
@@ -228,7 +227,7 @@ class Workshop:
         """Build with the mutation of a runstream, verify what is compiled, and bisect."""
         subject, folder = self.mutated(mutation), self.new_folder() / "case"
         found: list[Bisected | None] = []
-        report(subject, COMPILED_PARTS, lambda failure: found.append(bisect(failure, subject, folder)))
+        report(subject, PARTS["library"], lambda failure: found.append(bisect(failure, subject, folder)))
         assert len(found) == 1 and found[0] is not None, "the first pair that fails is bisected, once"
         return found[0]
 

@@ -17,6 +17,7 @@ from vamc_runtime.errors import UserError
 OWN_CONFIG = "config_vacc.json"
 """The configuration that goes with a checkpoint's own modeling file."""
 HEAD_TENSOR = "lm_head.weight"
+"""Name of the head's weight in every checkpoint that stores one."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class ModelSource:
         return load_module(load_package(self.directories), file)
 
     def with_tensors(self, names: Container[str]) -> ModelSource:
-        """The same for a checkpoint that holds these tensors: a head that it stores is never the embedding.
+        """The same for a checkpoint that holds these tensors: a head that it stores is used, not the embedding.
 
-        `tie_word_embeddings` says so of checkpoints whose head differs, too; transformers 5 then takes what is stored.
+        config.json may say `tie_word_embeddings` of a checkpoint whose stored head differs; transformers 5 takes what
+        is stored then.
         """
         if not (self.config.tie_word_embeddings and HEAD_TENSOR in names):
             return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
@@ -29,6 +30,8 @@ from vamc_runtime.runstream import choose_library, open_runstream
 DECODED_TOKENS = 24
 """Tokens at the end of each sequence that the check of cached decode computes one by one."""
 _SMALLEST_SHARE_BYTES = 256 << 20
+Weights = Literal["float32", "one rank", "ranks"]
+"""Of which stages: the modeling file in float32, the one on one rank, or modeling files and graphs over ranks."""
 
 
 def count_ranks(number: int) -> str:
@@ -57,9 +60,7 @@ class StageOpener:
         self._share_bytes = share_bytes
         self._stack = stack
         self._most_tokens = subject.manifest.limits.max_prefill_tokens
-        self._ranks: list[RankParameters] = []
-        self._single: list[RankParameters] = []
-        self._unrounded: list[RankParameters] = []
+        self._opened: dict[Weights, list[RankParameters]] = {}
 
     # The ways to get the tokens
 
@@ -97,15 +98,15 @@ class StageOpener:
 
     def modeling_in_float32(self) -> Form:
         """The modeling file in torch, not split; weights and cache are not rounded."""
-        self._unrounded = self._parameters([self._subject.single_parameters(FLOAT32)])
+        parameters = self._parameters("float32", lambda: [self._subject.single_parameters(FLOAT32)])
         plan = self._plan.for_one_rank()
-        return self._modeling(FLOAT32_STAGE, self._unrounded, plan, FLOAT32, cache_dtype=torch.float32)
+        return self._modeling(FLOAT32_STAGE, parameters, plan, FLOAT32, cache_dtype=torch.float32)
 
     def modeling_on_one_rank(self) -> Form:
         """The modeling file in torch, not split."""
         precision = self._subject.precision
-        self._single = self._parameters([self._subject.single_parameters(precision)])
-        return self._modeling("modeling file, 1 rank", self._single, self._plan.for_one_rank(), precision)
+        parameters = self._parameters("one rank", lambda: [self._subject.single_parameters(precision)])
+        return self._modeling("modeling file, 1 rank", parameters, self._plan.for_one_rank(), precision)
 
     def modeling_over_ranks(self) -> Form:
         """The modeling file in torch, every rank."""
@@ -167,26 +168,20 @@ class StageOpener:
 
     # Weights
 
-    def _parameters(self, ranks: Sequence[Sequence[ParameterSpec]]) -> list[RankParameters]:
-        share = self._share_bytes // len(ranks)
-        return [RankParameters(self._subject.checkpoint, rank, share) for rank in ranks]
+    def _parameters(
+        self, weights: Weights, ranks: Callable[[], Sequence[Sequence[ParameterSpec]]]
+    ) -> list[RankParameters]:
+        """Those of every rank, opened once and shared by the stages that hold the same."""
+        if weights not in self._opened:
+            specs = ranks()
+            share = self._share_bytes // len(specs)
+            self._opened[weights] = [RankParameters(self._subject.checkpoint, rank, share) for rank in specs]
+        return self._opened[weights]
 
     def _rank_parameters(self) -> list[RankParameters]:
-        """Every rank's, shared by the stages over ranks."""
-        self._ranks = self._ranks or self._parameters(self._subject.parameters)
-        return self._ranks
+        return self._parameters("ranks", lambda: self._subject.parameters)
 
-    def release_unrounded(self) -> None:
-        """Give back what the stage in float32 keeps; a later run reads again."""
-        for parameters in self._unrounded:
-            parameters.release()
-
-    def release_single(self) -> None:
-        """Give back what the stage on one rank keeps; a later run reads again."""
-        for parameters in self._single:
-            parameters.release()
-
-    def release_ranks(self) -> None:
-        """Give back what the stages over ranks keep."""
-        for parameters in self._ranks:
+    def release(self, weights: Weights) -> None:
+        """Give back what is kept of some weights; a later run of their stages reads them again."""
+        for parameters in self._opened.get(weights, ()):
             parameters.release()

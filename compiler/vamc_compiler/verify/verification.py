@@ -139,18 +139,17 @@ class _Verification:
         reference = self._open_reference() if "reference" in parts else None
         single = self._modeling_on_one_rank(reference) if "modeling" in parts else None
         previous = single or reference or self.opener.modeling_on_one_rank()
-        if "modeling" in parts and single is not None:
+        if single is not None:
             previous = self._modeling_over_ranks(single)
-        self.opener.release_single()
+        self.opener.release("one rank")
         if "graphs" in parts:
             previous = self._graphs(previous)
-        self.opener.release_ranks()
+        self.opener.release("ranks")
         if self.request.single is not None and "compiled" in parts and single is not None:
             self._compiled_on_one_rank(single, self.request.single)
         if "weights" in parts:
             self._weights()
         if "compiled" in parts:
-            assert previous is not None, "there is a stage before the compiled one"
             self._compiled(previous, reference)
 
     def _open_reference(self) -> Form | None:
@@ -173,7 +172,7 @@ class _Verification:
         single = self.opener.modeling_on_one_rank()
         self._compare(unrounded, single, "prefill", self.budget.rounding)
         self.runner.forget(unrounded)
-        self.opener.release_unrounded()
+        self.opener.release("float32")
         return single
 
     def _modeling_over_ranks(self, single: Form) -> Form:
@@ -184,10 +183,9 @@ class _Verification:
         self._other_ways(last, self.budget.exact)
         return last
 
-    def _graphs(self, previous: Form | None) -> Form:
+    def _graphs(self, previous: Form) -> Form:
         exported, simplified = self.opener.exported(), self.opener.simplified()
-        if previous is not None:
-            self._compare(previous, exported, "prefill", self.budget.exact)
+        self._compare(previous, exported, "prefill", self.budget.exact)
         self._compare(exported, simplified, "prefill", self.budget.exact)
         self.runner.forget(exported)
         self._other_ways(simplified, self.budget.exact)
