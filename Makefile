@@ -1,6 +1,7 @@
 # make demo   set up, compile the demo model, generate text
 # make test   set up, run all tests, two files at a time
 # make lint   set up, ruff, mypy
+# make fuzz   set up, mutated input of every kind against the product
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
 # make hooks  set up, run the linters before every commit
@@ -14,7 +15,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test numerics numerics-update lint hooks clean
+.PHONY: setup demo test fuzz numerics numerics-update lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -35,6 +36,10 @@ demo: $(SETUP)
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# ARGS='yaml --seed 7' for a part of it.
+fuzz: $(SETUP)
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 # ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)
