@@ -28,9 +28,9 @@ from vamc_runtime.sequence import FinishReason, check_prompt
 from vamc_runtime.sequence import Sequence as Request
 from vamc_runtime.statistics import GenerationStatistics
 from vamc_runtime.text.chat import ChatFormat, Message, build_chat
+from vamc_runtime.text.checkpoint_files import read_json
 from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
-from vamc_runtime.text.tokenizer_config import read_json
 from vamc_runtime.weights_memory import HugePages, OnLoad
 
 Prompt = str | Sequence[int]
