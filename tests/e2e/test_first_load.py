@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
+from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, UserError
 from vamc_runtime.certificate import SCHEMA_VERSION, Certificate, golden_of
@@ -23,7 +24,7 @@ RUN = ("--prompt", "The", "--max-new-tokens", "4", "--temperature", "0")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "vamc" / "self_tests.json"
 
@@ -74,7 +75,7 @@ def spoil(path: Path, certificate: Certificate) -> None:
     )
 
 
-def test_passes_and_is_remembered(vamc, demo_runstream, copy_runstream, cache):
+def test_passes_and_is_remembered(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     certify(path)
     assert "due on this machine" in vamc("inspect", path).output
@@ -85,7 +86,7 @@ def test_passes_and_is_remembered(vamc, demo_runstream, copy_runstream, cache):
     assert "passed before on this machine" in vamc("inspect", path).output
 
 
-def test_bench_tests_itself_too(vamc, demo_runstream, copy_runstream, cache):
+def test_bench_tests_itself_too(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     certificate = certify(path)
     case = ("--prefill", 16, "--decode-batch", "", "--repeat", 1)
@@ -96,7 +97,7 @@ def test_bench_tests_itself_too(vamc, demo_runstream, copy_runstream, cache):
     assert vamc("bench", path, *case, "--no-self-test").status == 0
 
 
-def test_refuses_what_differs(vamc, demo_runstream, copy_runstream, cache):
+def test_refuses_what_differs(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     spoil(path, certify(path))
     for _ in range(2):
@@ -108,7 +109,7 @@ def test_refuses_what_differs(vamc, demo_runstream, copy_runstream, cache):
         pytest.fail("opened")
 
 
-def test_skipping_is_logged_in_one_line(demo_runstream, copy_runstream):
+def test_skipping_is_logged_in_one_line(demo_runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(demo_runstream)
     spoil(path, certify(path))
     # A process of its own: pytest takes the log of this one.
@@ -118,7 +119,7 @@ def test_skipping_is_logged_in_one_line(demo_runstream, copy_runstream):
     assert "self-test skipped" in line and OTHER_CPU in line and cpu_model() in line
 
 
-def test_damaged_certificate(vamc, demo_runstream, copy_runstream):
+def test_damaged_certificate(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(demo_runstream)
     certify(path)
     text = (path / "numerics.json").read_text()
@@ -129,7 +130,7 @@ def test_damaged_certificate(vamc, demo_runstream, copy_runstream):
     assert_user_error(vamc("run", path, *RUN), "numerics.json is missing")
 
 
-def test_several_ranks(vamc, compile_demo, copy_runstream, cache):
+def test_several_ranks(vamc: Vamc, compile_demo: CompileDemo, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(compile_demo("baichuan2-13b-mini", "int8", 2))
     certificate = certify(path)
     under_mpi = (MPIEXEC, "-n", 2, VAMC, "run", path, *RUN)
@@ -145,7 +146,7 @@ def test_several_ranks(vamc, compile_demo, copy_runstream, cache):
     assert outcome.status == 0 and outcome.errors.count("self-test skipped") == 1
 
 
-def test_steps_of_the_test_agree_with_one_step(demo_runstream):
+def test_steps_of_the_test_agree_with_one_step(demo_runstream: Path) -> None:
     """The tolerance above means something: few tokens at a time differ by far less from all at once."""
     with LLM(demo_runstream, self_test=False) as llm:
         whole, parts = llm.logits(TOKENS), llm.logits(TOKENS, chunk_tokens=5)

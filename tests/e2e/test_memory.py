@@ -16,6 +16,8 @@ import pytest
 from e2e_tools import REPOSITORY, VAMC, run_process
 from synthetic import write_llama
 
+from vamc_runtime.weights_memory import HugePages
+
 GIB = 1 << 30
 CHECKPOINT_BYTES = 2 * GIB
 ALLOWED_BYTES = int(1.5 * GIB)
@@ -63,7 +65,7 @@ def large_checkpoint(tmp_path: Path):
     shutil.rmtree(tmp_path)
 
 
-def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
+def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint: Path, tmp_path: Path) -> None:
     config = REPOSITORY / "build_in" / "build" / "hf_llama_int8.yaml"
     settings = [
         f"frontend.checkpoint={large_checkpoint}",
@@ -84,7 +86,7 @@ def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
     assert over <= ALLOWED_BYTES
 
 
-def test_verifying_a_model_larger_than_memory_stays_small(tmp_path):
+def test_verifying_a_model_larger_than_memory_stays_small(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     try:
         size = write_llama(checkpoint, hidden=2048, intermediate=5632, heads=16, layers=4, vocab=8000)
@@ -108,7 +110,7 @@ def test_verifying_a_model_larger_than_memory_stays_small(tmp_path):
 
 
 @pytest.mark.parametrize("huge_pages", ["off", "on"])
-def test_running_takes_weights_cache_and_little_else(demo_runstream, huge_pages):
+def test_running_takes_weights_cache_and_little_else(demo_runstream: Path, huge_pages: HugePages) -> None:
     script = (
         "import psutil\nfrom vamc_runtime import LLM, SamplingParams\n"
         f"with LLM({str(demo_runstream)!r}, huge_pages={huge_pages!r}, kv_cache_tokens=1024) as llm:\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixture_types import CompileDemo, HeldOut, Reference
 from golden.cases import LEVELS
 
 from vamc_compiler.verify.metrics import compare_logits
@@ -21,8 +22,14 @@ MODEL = "llama-mini"
     [("fp16", 1e-5, 0.0), ("bf16", 1e-5, 0.1)],
 )
 def test_every_library_computes_the_model(
-    precision, mean_kl, difference, compile_demo, reference, held_out, monkeypatch
-):
+    precision: str,
+    mean_kl: float,
+    difference: float,
+    compile_demo: CompileDemo,
+    reference: Reference,
+    held_out: HeldOut,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runstream = compile_demo(MODEL, precision, mcpu=LEVELS)
     libraries = read_manifest(runstream).libraries
     assert [library.mcpu for library in libraries] == list(LEVELS)
