@@ -24,7 +24,8 @@ from vamc_compiler.model.config import read_json
 from vamc_compiler.verify.offload import CachedWeights, offload
 from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint, StoredTensor
+from vamc_compiler.weights.checkpoint import Checkpoint
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
 
 Values = npt.NDArray[np.float32]

@@ -20,7 +20,7 @@ from vamc_compiler.verify.stored_weights import Misfit, RankWeights, StoredParam
 from vamc_compiler.verify.weight_differences import Difference, block_differences
 from vamc_compiler.verify.weight_hints import WeightFiles, explain
 from vamc_compiler.weights.checkpoint import Checkpoint
-from vamc_compiler.weights.writer import check_tensors
+from vamc_compiler.weights.fit import check_tensors
 
 ALL_RANKS = -1
 NOWHERE = -1
