@@ -53,6 +53,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for file in $$(git ls-files 'tests/*conftest.py'); do $(BIN)/mypy $$file || exit 1; done
 
 hooks: $(SETUP)
 	$(BIN)/pre-commit install
