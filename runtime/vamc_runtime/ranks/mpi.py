@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vamc_runtime.errors import UserError
+from vamc_runtime.errors import EXIT_INTERRUPTED, UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
 from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.ranks import shared_memory
 from vamc_runtime.ranks.place import choose_cores
 
 T = TypeVar("T")
@@ -23,6 +24,10 @@ _WORK_TAG = 1
 SPIN_SECONDS = 0.02
 """How long a waiting rank polls before it sleeps between looks: longer than a decode step, short for an idle server."""
 SLEEP_SECONDS = 0.0005
+
+
+class RankFailedError(RuntimeError):
+    """A rank failed, and every rank knows."""
 
 
 def missing_mpi(detail: str) -> UserError:
@@ -57,6 +62,8 @@ class MpiGroup:
         # Launchers may give each rank cores of its own; only ranks that were given the same ones share them.
         same = [cores == self._cores for cores in local.allgather(self._cores)]
         self._share, self._num_shares = sum(same[: self.local_rank]), sum(same)
+        if self.local_rank == 0:
+            shared_memory.unlink_names()  # the collectives above: every rank of this host has come through MPI_Init
         local.Free()
 
     def choose_cores(self, num_threads: int | None) -> tuple[int, ...]:
@@ -83,18 +90,24 @@ class MpiGroup:
 
         Raises:
             UserError: the first failing rank's error, with the rank named.
+            RankFailedError: an error of another kind on a rank; on every rank, as the other one.
         """
         error: Exception | None = None
         try:
             action()
         except Exception as caught:
             error = caught
+            if not isinstance(caught, UserError):
+                traceback.print_exception(caught)
+        except BaseException as caught:  # a signal, which the other ranks know nothing of
+            self.abort(caught)
+            raise
         errors = self._comm.allgather(error)
         for rank, failed in enumerate(errors):
             if isinstance(failed, UserError):
                 raise UserError(f"rank {rank}: {failed.found}", expected=failed.expected, fix=failed.fix)
             if failed is not None:
-                raise RuntimeError(f"rank {rank} failed") from failed
+                raise RankFailedError(f"rank {rank} failed: {type(failed).__name__}: {failed}") from failed
 
     def send_work(self, work: StepArguments | Task | None) -> None:
         """Rank 0: tell the others what to do; None ends them."""
@@ -120,8 +133,17 @@ class MpiGroup:
         results: list[Any] = self._comm.allgather(result)
         return results
 
-    def abort(self) -> None:
-        """End every rank at once, when this one can no longer take part."""
+    def abort(self, error: BaseException) -> None:
+        """End every rank at once, because this one can no longer take part.
+
+        Args:
+            error: why; only a fault is shown, not that somebody asked for the end.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            self._comm.Abort(EXIT_INTERRUPTED)
+        if isinstance(error, SystemExit):
+            self._comm.Abort(error.code if isinstance(error.code, int) and error.code else 1)
+        traceback.print_exception(error)
         self._comm.Abort(1)
 
 
@@ -155,9 +177,7 @@ class MpiExecutor:
     def end(self) -> None:
         """End the other ranks; at once when a step failed here, since they then wait inside a collective for ever."""
         if self._in_step:
-            if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-                traceback.print_exc()
-            self._group.abort()
+            self._group.abort(sys.exc_info()[1] or RuntimeError("a step was left unfinished"))
         self._group.send_work(None)
 
 
@@ -169,7 +189,6 @@ def serve_steps(group: MpiGroup, local: RankExecutor) -> None:
                 local.step(work)
             else:
                 group.run_together(work, local)
-    except BaseException:
-        traceback.print_exc()
-        group.abort()  # rank 0 waits inside a collective and could not be told otherwise
+    except BaseException as error:
+        group.abort(error)  # rank 0 waits inside a collective and could not be told otherwise
         raise
