@@ -19,9 +19,7 @@ _LAUNCHER_FAILED = 255
 _FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 
 
-def explain_end(
-    status: int | None, manifest: Manifest, options: RankOptions, *, kills_before: int | None
-) -> Exception:
+def explain_end(status: int | None, manifest: Manifest, options: RankOptions, *, kills_before: int | None) -> Exception:
     """The error for ranks that ended without saying why.
 
     Args:
