@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ def find_linker() -> list[str]:
     ld = shutil.which("ld")
     if ld is not None:
         return [ld]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    ziglang = importlib.util.find_spec("ziglang")
+    if ziglang is not None and ziglang.origin is not None:
+        # The program itself: `python -m ziglang` would import from the current directory first.
+        return [str(Path(ziglang.origin).parent / "zig"), "ld.lld"]
     raise UserError(
         "there is no linker: neither `ld` on PATH nor the ziglang wheel",
         expected="one of the two",

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vamc_runtime.bench.numbers import parse_numbers
-from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_USER_ERROR, UserError
+from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from vamc_runtime.ranks.place import launched_rank
 
-EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
 from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
+from vamc_runtime.spawning import spawn_context
 
 SMALL_JOB_ELEMENTS = 64 << 20
 """Below this many elements, starting processes takes longer than the work."""
@@ -94,7 +94,7 @@ def run_tasks(
         return
     pool = ProcessPoolExecutor(
         min(num_workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=spawn_context(),
         initializer=_ignore_interrupt,
     )
     try:
