@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,11 +128,12 @@ def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.Monk
     other = write_files(tmp_path / "other", [specs], build.checkpoint)
     sizes: list[int] = []
     real = expected_weights.CheckpointRows._read
-    monkeypatch.setattr(
-        expected_weights.CheckpointRows,
-        "_read",
-        lambda self, places: sizes.append(len(places)) or real(self, places),
-    )
+
+    def noting(self: expected_weights.CheckpointRows, places: Any) -> Any:
+        sizes.append(len(places))
+        return real(self, places)
+
+    monkeypatch.setattr(expected_weights.CheckpointRows, "_read", noting)
     progress: list[int] = []
     assert other.check(lambda done, total: progress.append(done)).passed
     assert sizes == [16] * 18 + [12]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -161,7 +162,7 @@ def test_every_rule_and_step(
         for target in targets:
             expected = reference(exact, shard, steps).numpy()
             stored = write(tmp_path, source, shard, steps, target)
-            found = from_bfloat16(stored) if target == "bfloat16" else stored
+            found: npt.NDArray[Any] = from_bfloat16(stored) if target == "bfloat16" else stored
             if not steps and target == "bfloat16":
                 rounded = part_of(exact, shard).to(torch.bfloat16).float().numpy()
                 np.testing.assert_array_equal(found, rounded, err_msg=name)
