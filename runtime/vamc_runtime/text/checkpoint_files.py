@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
-
-_GIT_LFS_MARK = b"version https://git-lfs"
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 
 def read_file(path: Path) -> bytes:
@@ -21,11 +20,7 @@ def read_file(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", fix="check the path and its permissions") from error
-    if data.startswith(_GIT_LFS_MARK):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself",
-            fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again",
-        )
+    refuse_lfs_pointer(path, data, fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again")
     return data
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fake_runstream as fake
 import numpy as np
@@ -214,7 +214,7 @@ class TestStream:
             for _ in range(num_pieces):
                 next(stream)
             assert not num_pieces or not all_free(llm)
-            stream.close()  # it is a generator
+            cast(Any, stream).close()  # it is a generator
             assert all_free(llm)
             assert list(llm.generate([[9, 9]], GREEDY)[0].token_ids) == alone([9, 9], 12)
 
@@ -401,7 +401,7 @@ class TestOpening:
             events.append("closed")
 
         monkeypatch.setattr(engine, "open_executor", opened)
-        options = {"verify_hash": True, "num_threads": 3, "huge_pages": "off"}
+        options: dict[str, Any] = {"verify_hash": True, "num_threads": 3, "huge_pages": "off"}
         with LLM(plain, kv_cache_tokens=17, on_load=print, **options):
             assert events == [(RankOptions(num_pages=5, **options), print)], "pages are rounded up"
         assert events[1:] == ["closed"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ class FakeGroup:
         self.events.append("end" if work is None else "step" if isinstance(work, StepArguments) else "task")
 
     def run_together(self, task: Task, local: FakeRank) -> list[Any]:
-        return [task(local), self.other_result]
+        return [task(cast(Any, local)), self.other_result]
 
     def abort(self) -> None:
         self.events.append("abort")
@@ -47,7 +47,7 @@ class FakeRank:
 
 def test_the_others_are_told_the_end() -> None:
     group = FakeGroup()
-    executor = MpiExecutor(group, FakeRank())
+    executor = MpiExecutor(cast(Any, group), cast(Any, FakeRank()))
     assert executor.step(STEP).shape == (1, 4)
     executor.end()
     assert group.events == ["step", "end"]
@@ -58,7 +58,7 @@ def test_ranks_left_inside_a_collective_are_aborted(
     error: BaseException, shown: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     group = FakeGroup()
-    executor = MpiExecutor(group, FakeRank(error))
+    executor = MpiExecutor(cast(Any, group), cast(Any, FakeRank(error)))
     with pytest.raises(SystemExit):
         try:
             executor.step(STEP)
@@ -70,8 +70,8 @@ def test_ranks_left_inside_a_collective_are_aborted(
 
 def test_a_task_runs_on_every_rank() -> None:
     group, rank = FakeGroup(), FakeRank()
-    executor = MpiExecutor(group, rank)
-    assert executor.on_every_rank(lambda local: local is rank) == [True, "rank 1"]
+    executor = MpiExecutor(cast(Any, group), cast(Any, rank))
+    assert executor.on_every_rank(lambda local: cast(Any, local) is rank) == [True, "rank 1"]
     executor.end()
     assert group.events == ["task", "end"]
 
@@ -79,7 +79,7 @@ def test_a_task_runs_on_every_rank() -> None:
 def test_a_mistake_of_the_user_on_another_rank_is_raised_and_ends_nothing() -> None:
     group = FakeGroup()
     group.other_result = UserError("rank 1 has an old library")
-    executor = MpiExecutor(group, FakeRank())
+    executor = MpiExecutor(cast(Any, group), cast(Any, FakeRank()))
     with pytest.raises(UserError, match="old library"):
         executor.on_every_rank(id)
     executor.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fixture_types import Load
 
 from vamc_compiler.config import check_buildable
 from vamc_runtime.errors import UserError
@@ -17,7 +18,7 @@ from vamc_runtime.errors import UserError
         ["frontend.quantize={type: w8a8_dynamic, lm_head: true}", "backend.dtype=int8"],
     ],
 )
-def test_can_be_built(load, good, overrides):
+def test_can_be_built(load: Load, good: str, overrides: list[str]) -> None:
     check_buildable(load(good, *overrides))
 
 
@@ -30,7 +31,7 @@ def test_can_be_built(load, good, overrides):
         (["frontend.shape.input_ids=[[512],[]]"], "frontend.shape.input_ids", "[[512], []]"),
     ],
 )
-def test_cannot_be_built(load, good, overrides, key, value):
+def test_cannot_be_built(load: Load, good: str, overrides: list[str], key: str, value: str) -> None:
     config = load(good, *overrides)
     with pytest.raises(UserError) as caught:
         check_buildable(config)
@@ -40,7 +41,7 @@ def test_cannot_be_built(load, good, overrides, key, value):
     assert caught.value.fix == f"change {key}"
 
 
-def test_all_obstacles_at_once(load, good):
+def test_all_obstacles_at_once(load: Load, good: str) -> None:
     config = load(good, "backend.target.kind=cuda", "frontend.shape.input_ids=[[512],[]]")
     with pytest.raises(UserError) as caught:
         check_buildable(config)
