@@ -21,11 +21,11 @@ from vamc_compiler.link import find_linker
 from vamc_compiler.model.registry import ModelSource, find_model, has_own_modeling
 from vamc_compiler.model.source_code import find_source_code
 from vamc_compiler.package import (
-    copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
     write_onnx,
+    write_tokenizer,
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
@@ -34,6 +34,7 @@ from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
+from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
 from vamc_compiler.trace.rank_module import list_ranks
 from vamc_compiler.verify.certify import add_certificate, certify
 from vamc_compiler.verify.result import VerificationReport
@@ -88,6 +89,7 @@ class BuildInputs:
     max_context_tokens: int
     weight_bytes: int
     """Of all ranks, before packing, which rounds up."""
+    tokenizer: TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,18 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
             expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
             fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
         )
+    tokenizer = export_tokenizer(
+        config.frontend.checkpoint,
+        vocab_size=source.config.vocab_size,
+        trust_checkpoint_code=request.trust_checkpoint_code,
+    )
+    for warning in tokenizer.warnings:
+        reporter.warn(warning)
+    if not tokenizer.has_tokenizer:
+        reporter.warn(f"{config.frontend.checkpoint} has no tokenizer: the runstream takes token ids only")
     if config.verify.when == "compile":
-        tokens_of(config, source.config.vocab_size)
+        with tokenizer.in_folder() as folder:
+            tokens_of(config, folder, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     fitted = fit_checkpoint(
         source,
@@ -178,7 +190,9 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     )
     targets = resolve_targets(config.backend.target.mcpu)
     weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
-    return BuildInputs(fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
+    return BuildInputs(
+        fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes, tokenizer
+    )
 
 
 def check_space(inputs: BuildInputs, folder: Path) -> None:
@@ -245,8 +259,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         note.text = f"{num_bytes / 2**20:.1f} MiB"
 
     with stages.stage("package") as note:
-        if not copy_tokenizer(inputs.checkpoint.directory, folder):
-            reporter.warn(f"{inputs.checkpoint.directory} has no tokenizer: the runstream takes token ids only")
+        write_tokenizer(inputs.tokenizer, folder)
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, StepArguments
+from vamc_runtime.generation_config import sampling_of
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
@@ -176,8 +177,7 @@ class LLM:
     def default_sampling(self, **overrides: object) -> SamplingParams:
         """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
         path = self._runstream.tokenizer_folder / "generation_config.json"
-        config = read_json(path) if path.is_file() else {}
-        return SamplingParams.from_generation_config(config, **overrides)
+        return sampling_of(read_json(path), path, **overrides)
 
     def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
         """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit."""
@@ -231,7 +231,7 @@ class LLM:
         eos = self.tokenizer.eos_ids if self.has_tokenizer else frozenset()
         tokenizer = self.tokenizer if self.has_tokenizer else None
         request = Request(prompt_ids=ids, params=params, eos_ids=eos)
-        return _Live(index, request, Sampler(params, ids), OutputText(tokenizer, params.stop))
+        return _Live(index, request, Sampler(params, ids, eos), OutputText(tokenizer, params.stop))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)

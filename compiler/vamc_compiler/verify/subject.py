@@ -25,6 +25,7 @@ from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open
 from vamc_compiler.weights.fit import fit_checkpoint
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest, read_manifest
+from vamc_runtime.runstream import TOKENIZER_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,9 @@ def open_subject(
     )
     for warning in source.warnings:
         stages.reporter.warn(warning)
-    tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
+    tokens_of(
+        config, runstream / TOKENIZER_FOLDER, source.config.vocab_size
+    )  # a mistake about the text shows before the work
     fitted = fit_checkpoint(
         source,
         open_checkpoint(config.frontend.checkpoint),

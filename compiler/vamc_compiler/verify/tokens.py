@@ -36,11 +36,11 @@ class Tokens:
     source: TokenSource
 
 
-def tokens_of(config: BuildConfig, vocab_size: int) -> Tokens:
+def tokens_of(config: BuildConfig, tokenizer_dir: Path, vocab_size: int) -> Tokens:
     """The tokens that a build config asks for; see `load_tokens`."""
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
-    return load_tokens(config.frontend.checkpoint, config.verify.text, config.verify.tokens, context, vocab_size)
+    return load_tokens(tokenizer_dir, config.verify.text, config.verify.tokens, context, vocab_size)
 
 
 def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_context: int, vocab_size: int) -> Tokens:
@@ -50,7 +50,7 @@ def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_con
     sample is repeated instead. A single token left over makes no sequence: nothing follows that it could predict.
 
     Args:
-        tokenizer_dir: checkpoint, or a runstream's `tokenizer` folder.
+        tokenizer_dir: a runstream's `tokenizer` folder.
         text: a UTF-8 file; None takes the built-in sample, or made-up ids where there is no tokenizer.
         num_tokens: how many, at least 1.
         max_context: longest sequence that the model takes, in tokens.
@@ -64,7 +64,7 @@ def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_con
     length = min(num_tokens, max_context, SEQUENCE_TOKENS)
     if text is None and not _has_tokenizer(tokenizer_dir):
         ids = np.random.default_rng(0).integers(vocab_size, size=num_tokens).tolist()
-        description = f"pseudo-random token ids: no tokenizer in {tokenizer_dir}"
+        description = "pseudo-random token ids: the checkpoint has no tokenizer"
     else:
         tokenizer = load_tokenizer(tokenizer_dir)
         if text is None:

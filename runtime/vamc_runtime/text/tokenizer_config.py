@@ -99,10 +99,11 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
         named, extra = {**named, **map_named}, tuple(dict.fromkeys((*extra, *map_extra)))
         special = {token.content for token in (*named.values(), *extra)}
         added = _added_tokens_file(directory / "added_tokens.json", special)
+    name = _text(config, "tokenizer_class", path)
     by_text = {token.content: token for token in added.values()}
     generation_path = directory / "generation_config.json"
     return TokenizerConfig(
-        tokenizer_class=_text(config, "tokenizer_class", path),
+        tokenizer_class=name,
         add_bos=_flag(config, "add_bos_token", path),
         add_eos=_flag(config, "add_eos_token", path),
         add_prefix_space=_flag(config, "add_prefix_space", path),
@@ -112,7 +113,7 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
         extra_special_tokens=extra,
         bos_id=_first_id(generation.get("bos_token_id"), "bos_token_id", generation_path),
         eos_ids=_ids(generation.get("eos_token_id"), "eos_token_id", generation_path),
-        is_baichuan="user_token_id" in generation or str(config.get("tokenizer_class", "")).startswith("Baichuan"),
+        is_baichuan=name.startswith("Baichuan") if name else "user_token_id" in generation,
     )
 
 
