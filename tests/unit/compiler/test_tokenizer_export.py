@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizer_kinds import KINDS, MODEL_TYPES, random_text, write_kind
+from tokenizer_kinds import KINDS, random_text, write_kind
 
 from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
 from vamc_runtime.errors import UserError
-from vamc_runtime.text.chat import Message, build_chat
 from vamc_runtime.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
-NUM_STRINGS = int(os.environ.get("VAMC_TOKENIZER_STRINGS", "150"))
-"""The long run (`make fuzz`) sets 5000."""
+NUM_STRINGS = 60
+"""Of every kind; `make fuzz` tries thousands (tests/fuzz/targets/tokenizer_text.py)."""
 BAICHUAN = Path(__file__).parents[3] / "build_in/checkpoints/baichuan2-7b-mini"
 RAW = {"qwen2", "gpt2_files", "no_class", "unknown_class", "unigram", "gemma"}
 """Kinds that only transformers can build."""
@@ -68,7 +65,7 @@ def test_a_checkpoints_tokenizer_is_transformers_or_refused(
 ) -> None:
     checkpoint = kind_folder(kind, tmp_path_factory.getbasetemp())
     if kind in RAW - {"no_class"}:
-        with pytest.raises(UserError, match="compile the checkpoint"):
+        with pytest.raises(UserError, match="compile the checkpoint|no tokenizer"):
             load_tokenizer(checkpoint)
     else:
         compare(load_tokenizer(checkpoint), reference_of(checkpoint), kind)

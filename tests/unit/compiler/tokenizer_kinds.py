@@ -18,7 +18,10 @@ TEXTS = (
     "Größe café naïve über Straße",
 ) * 6
 SPECIAL = ("<unk>", "<s>", "</s>")
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def sentencepiece_model(**options: Any) -> bytes:
@@ -78,7 +81,7 @@ def byte_level(
 
 
 def metaspace(*, normalizing: bool) -> dict[str, Any]:
-    """A LLaMA-2-like tokenizer.json; spaces made visible by a normalizer, or by a Metaspace pre-tokenizer and decoder."""
+    """A LLaMA-2-like tokenizer.json; a normalizer makes spaces visible, or a Metaspace pre-tokenizer and decoder."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -169,7 +172,7 @@ KINDS: Mapping[str, Kind] = {
     "gpt2_files": lambda: (_gpt2(), {"tokenizer_class": "GPT2Tokenizer"}),
     "no_class": lambda: (_json(byte_level(split=LLAMA3_SPLIT)), {"bos_token": "<|begin|>"}),
     "unknown_class": lambda: (_json(byte_level()), {**FAST, "tokenizer_class": "MadeUpTokenizer"}),
-    "unigram": lambda: (_model(model_type="unigram", vocab_size=300), {**LLAMA, "tokenizer_class": "T5Tokenizer"}),
+    "unigram": lambda: (_model(model_type="unigram", vocab_size=360), {**LLAMA, "tokenizer_class": "T5Tokenizer"}),
     "gemma": lambda: (_model(add_dummy_prefix=False), {**LLAMA, "tokenizer_class": "GemmaTokenizer"}),
 }
 MODEL_TYPES = {"qwen2": "qwen2", "gpt2_files": "gpt2"}
