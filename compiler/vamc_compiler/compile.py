@@ -119,6 +119,8 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
             inputs = check_inputs(request, stages.reporter)
             check_space(inputs, place.parent)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
+            if inputs.tokenizer.compared_with:
+                note.text += f", {inputs.tokenizer.compared_with}"
         with staging(place, stages.reporter) as folder:
             built = build_runstream(request, inputs, folder, stages)
             certified = certify(

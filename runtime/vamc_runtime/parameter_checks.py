@@ -67,7 +67,7 @@ def check_token_sequences(name: str, value: object) -> None:
 
 def bad(name: str, value: object, expected: str) -> UserError:
     """The error for a value; long ones are shown in part."""
-    shown = repr(value) if not isinstance(value, int) or value.bit_length() < 1000 else "a number of many digits"
+    shown = repr(value) if not isinstance(value, int) or value.bit_length() < 10_000 else "a number of many digits"
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     return UserError(f"sampling parameter {name} is {shown}", expected=expected, fix=f"correct {name}")
 

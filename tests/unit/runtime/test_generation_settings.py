@@ -111,7 +111,7 @@ def test_what_is_not_followed_is_listed() -> None:
         ("temperature", [1]),
         ("temperature", float("nan")),
         ("max_new_tokens", 0),
-        pytest.param("max_new_tokens", 10**5000, id="digits"),
+        ("max_new_tokens", float("inf")),
         ("do_sample", "yes"),
         ("bad_words_ids", 5),
         ("bad_words_ids", [5]),

@@ -112,13 +112,13 @@ def test_special_tokens_in_a_text_are_recognised_and_not_decoded(tmp_path: Path)
     assert tokenizer.decode([tokenizer.vocab_size + 5, -1]) == ""
 
 
-@pytest.mark.parametrize(("legacy", "text"), [(True, "a  b"), (False, "a b")])
+@pytest.mark.parametrize(("legacy", "text"), [(True, "a b c"), (False, "a bc")])
 def test_added_tokens_of_a_sentencepiece_tokenizer(tmp_path: Path, legacy: bool, text: str) -> None:
     added = {"400": {"content": "<pad>", "special": True}, "401": {"content": "<tool>"}}
     tiny.write_sentencepiece(tmp_path, tokenizer_config=llama(added_tokens_decoder=added, legacy=legacy))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.vocab_size == 402
-    ids = tokenizer.encode("a<pad> b<tool>", add_special=False)
+    ids = tokenizer.encode("a<pad> b<pad>c<tool>", add_special=False)
     assert ids[-1] == 401 and 400 in ids
     # Legacy tokenizers put the dummy space before every piece of text between special tokens.
     assert tokenizer.decode(ids) == f"{text}<tool>"
