@@ -1,8 +1,8 @@
 """Kills processes of vamc at random moments and looks what is left: `python -m kills RUNSTREAMS --kills 50`.
 
-The long run of what test_kills.py does a little of. Every process that a case starts carries a mark in its environment,
-so that none can hide by changing its parent. Leftovers are looked for in /dev/shm and among processes; on a machine that
-others use, give it a /dev/shm of its own (needs root):
+The long run of what test_kills.py does a little of. Every process that a case starts carries a mark in its
+environment, so that none can hide by changing its parent. Leftovers are looked for in /dev/shm and among processes; on
+a machine that others use, give it a /dev/shm of its own (needs root):
 
     unshare -m sh -c 'mount -t tmpfs tmpfs /dev/shm; exec python -m kills ...'
 """
