@@ -31,6 +31,8 @@ MARK = "VAMC_KILL_MARK"
 SHARED_MEMORY = Path("/dev/shm")
 VAMC = Path(sys.executable).parent / "vamc"
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
+KILL = (signal.SIGKILL,)
+ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 APPEAR_SECONDS = 60.0
 LEFT_SECONDS = 2.0
 """After so long nothing may be left."""
@@ -115,6 +117,9 @@ def _wait_for(kind: Kind, mark: str, program: subprocess.Popen[bytes], rng: rand
 
 def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
     """Start, kill at a random moment, look; None when there was nothing to kill."""
+    for number in ENDINGS[1:]:
+        if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, or in the background: children would inherit it
+            signal.signal(number, signal.SIG_DFL)
     mark = uuid.uuid4().hex
     before = _shared_names()
     with tempfile.TemporaryFile() as errors:
@@ -178,10 +183,6 @@ def _is_named(name: str) -> Callable[[psutil.Process], bool]:
 
 def _is_program(process: psutil.Process) -> bool:
     return "vamc" in process.name() and "PMI_RANK" not in process.environ()
-
-
-KILL = (signal.SIGKILL,)
-ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def run_command(runstream: Path) -> list[str]:
