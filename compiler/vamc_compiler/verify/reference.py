@@ -26,6 +26,7 @@ from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
 from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint, StoredTensor
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 Values = npt.NDArray[np.float32]
 
@@ -76,6 +77,7 @@ class Reference:
         except (Exception, SystemExit) as error:
             if not self._original.is_own_code or isinstance(error, UserError):
                 raise
+            raise_lack(error)
             raise own_code_failed(self.description, error) from error
         finally:
             for hook in hooks:
