@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch._subclasses.fake_tensor import FakeTensorMode
-
 from vamc_compiler.config import BuildConfig, check_buildable, effective_settings
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs, parse_model
 from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
@@ -36,14 +34,15 @@ from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.trace.rank_module import list_ranks
 from vamc_compiler.verify.certify import add_certificate, certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
+from vamc_compiler.weights.fit import fit_checkpoint
 from vamc_compiler.weights.safetensors_file import ITEM_BYTES
-from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
+from vamc_compiler.weights.writer import RankFile, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest
@@ -172,18 +171,14 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     if config.verify.when == "compile":
         tokens_of(config, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
-    checkpoint = open_checkpoint(config.frontend.checkpoint)
-    source = source.with_tensors(checkpoint.tensors)
-    with FakeTensorMode():
-        ranks = [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision.of(config)))
-            for rank in range(num_ranks)
-        ]
-    for parameters in ranks:
-        check_tensors(checkpoint, parameters)
+    fitted = fit_checkpoint(
+        source,
+        open_checkpoint(config.frontend.checkpoint),
+        lambda source: list_ranks(source, num_ranks, ModelPrecision.of(config)),
+    )
     targets = resolve_targets(config.backend.target.mcpu)
-    weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for parameters in ranks for spec in parameters)
-    return BuildInputs(source, checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
+    weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
+    return BuildInputs(fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
 
 
 def check_space(inputs: BuildInputs, folder: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,10 @@ def find_linker() -> list[str]:
     ld = shutil.which("ld")
     if ld is not None:
         return [ld]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    ziglang = importlib.util.find_spec("ziglang")
+    if ziglang is not None and ziglang.origin is not None:
+        # The program itself: `python -m ziglang` would import from the current directory first.
+        return [str(Path(ziglang.origin).parent / "zig"), "ld.lld"]
     raise UserError(
         "there is no linker: neither `ld` on PATH nor the ziglang wheel",
         expected="one of the two",

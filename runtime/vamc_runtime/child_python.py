@@ -10,12 +10,13 @@ import os
 import sys
 
 # Nothing but built-in modules is imported before the entry that means the current directory is gone.
-_WITHOUT_CURRENT_DIRECTORY = "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
+WITHOUT_CURRENT_DIRECTORY = "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
+"""Comes before the code of `python -c`."""
 
 
 def python_command(code: str) -> list[str]:
     """The command that runs `code`; arguments may follow, and arrive in sys.argv[1:]."""
-    return [sys.executable, "-c", _WITHOUT_CURRENT_DIRECTORY + code]
+    return [sys.executable, "-c", WITHOUT_CURRENT_DIRECTORY + code]
 
 
 def python_environment(**added: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +14,14 @@ from typing import TypeVar
 
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint
+from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
 from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.ranks.lifeline import die_with_parent
 from vamc_runtime.resources import address_space_bytes, find_lack, size
+from vamc_runtime.spawning import spawn_context
 
 SMALL_JOB_ELEMENTS = 64 << 20
 """Below this many elements, starting processes takes longer than the work."""
@@ -54,39 +54,6 @@ def plan_rank_file(
         for spec in parameters
     ]
     return RankFile(path, plan_file(stored, metadata), tuple(parameters), packings)
-
-
-def check_tensors(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -> None:
-    """Compare the checkpoint with what the model needs, before any work.
-
-    Raises:
-        UserError: tensors are missing, of another shape, or of a type that is not 16- or 32-bit float; all listed.
-    """
-    problems = []
-    for spec in parameters:
-        if not isinstance(spec.origin, FromCheckpoint):
-            continue
-        tensor = checkpoint.tensors.get(spec.origin.tensor)
-        is_scale = spec.origin.steps[-1:] == ("row_scales",)
-        if tensor is None:
-            problems.append(f"{spec.origin.tensor} is missing")
-            continue
-        if tensor.dtype not in ITEM_BYTES:
-            problems.append(f"{spec.origin.tensor} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}")
-        shard = spec.origin.shard
-        if is_scale:
-            continue  # one value per row: the shape is checked with the quantized weight
-        expected = spec.shape if shard is None else shard.full_shape(spec.shape)
-        if tensor.shape != expected:
-            problems.append(f"{spec.origin.tensor} has shape {list(tensor.shape)}, not {list(expected)}")
-    if problems:
-        shown = list(dict.fromkeys(problems))
-        more = f"\n  ... and {len(shown) - 8} more" if len(shown) > 8 else ""
-        raise UserError(
-            f"the tensors in {checkpoint.directory} do not fit its config.json:\n  " + "\n  ".join(shown[:8]) + more,
-            expected="the tensors of the architecture that config.json describes",
-            fix="check that config.json and the weight files belong together",
-        )
 
 
 def _tasks(files: Iterable[RankFile], checkpoint: Checkpoint) -> list[TensorTask]:
@@ -140,7 +107,7 @@ def run_tasks(
         return
     pool = ProcessPoolExecutor(
         min(num_workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=spawn_context(),
         initializer=_begin_worker,
     )
     try:

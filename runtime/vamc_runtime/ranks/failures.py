@@ -14,12 +14,12 @@ from vamc_runtime.ranks.options import RankOptions
 
 ENOUGH_SHARED_MEMORY_BYTES = 48 << 20
 """Below this, a small /dev/shm is the likeliest reason why ranks end (containers have 64 MiB by default)."""
+_LAUNCHER_FAILED = 255
+"""Exit status of mpiexec for a fault of its own."""
 _FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 
 
-def explain_end(
-    status: int | None, manifest: Manifest, options: RankOptions, *, kills_before: int | None
-) -> Exception:
+def explain_end(status: int | None, manifest: Manifest, options: RankOptions, *, kills_before: int | None) -> Exception:
     """The error for ranks that ended without saying why.
 
     Args:
@@ -41,11 +41,16 @@ def explain_end(
             expected=f"{ENOUGH_SHARED_MEMORY_BYTES >> 20} MiB or more: ranks of one host exchange tensors there",
             fix="give it more, for example docker run --shm-size=1g",
         )
-    if status is None or number in _FROM_OUTSIDE:
-        cause = "a process between mpiexec and its ranks is gone" if status is None else f"by {named.lstrip(': ')}"
+    if number in _FROM_OUTSIDE:
         return UserError(
-            f"the ranks were ended from outside ({cause})",
+            f"the ranks were ended from outside{named}",
             fix="start it again; job schedulers end processes at a time limit or to make room",
+        )
+    if status is None or status == _LAUNCHER_FAILED:
+        return UserError(
+            f"mpiexec failed (exit status {status})" if status else "mpiexec lost the process that starts ranks for it",
+            expected="its processes run until the program ends",
+            fix="start it again; where it fails every time, see whether `mpiexec -n 2 hostname` works here",
         )
     return RuntimeError(found)
 
@@ -60,7 +65,7 @@ def _killed(manifest: Manifest, options: RankOptions, kills_before: int | None) 
     else:
         cause = "by another process: Linux counts none that it killed because memory ran out"
     ranks = range(manifest.tensor_parallel)
-    weights = sum(manifest.files[f"rank_{rank}/params.safetensors"].size for rank in ranks)
+    weights = sum(manifest.files[f"rank_{rank}/params.safetensors"].num_bytes for rank in ranks)
     cache = options.num_pages * manifest.kv_cache.page_bytes * len(ranks)
     return UserError(
         f"a rank was killed (signal 9, SIGKILL), {cause}; the {len(ranks)} ranks need {_gib(weights)} for weights and "

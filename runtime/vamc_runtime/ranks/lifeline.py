@@ -49,7 +49,7 @@ def _watch(descriptor: int | None, parent: int, status: int) -> None:
 
 def end(status: int = 0) -> NoReturn:
     """End this process at once: no exit handler runs, since MPI's would wait for other ranks."""
-    shared_memory.unlink_names()
+    shared_memory.unlink_names(at_the_end=True)
     os._exit(status)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
+import os
 import sys
 import time
 import traceback
@@ -20,6 +24,7 @@ from vamc_runtime.ranks.place import choose_cores
 T = TypeVar("T")
 Task = Callable[[RankExecutor], Any]
 """See `executor.Ranks.on_every_rank`."""
+Collective = Callable[["MpiGroup", Any, Any], None]
 _WORK_TAG = 1
 SPIN_SECONDS = 0.02
 """How long a waiting rank polls before it sleeps between looks: longer than a decode step, short for an idle server."""
@@ -39,6 +44,40 @@ def missing_mpi(detail: str) -> UserError:
     )
 
 
+def _start_mpi() -> Any:
+    """mpi4py's MPI, initialised.
+
+    mpi4py holds Python's lock while it initialises and finalises MPI, which waits for other ranks there: no thread
+    could notice that they are gone (`lifeline`). Hence both are called through ctypes, which lets go of it.
+    """
+    import mpi4py
+
+    if "mpi4py.MPI" not in sys.modules:
+        mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # `abort` says what there is to say
+        library = ctypes.CDLL(MPI.__file__)
+        library.MPI_Init_thread(None, None, MPI.THREAD_MULTIPLE, ctypes.byref(ctypes.c_int()))
+        atexit.register(library.MPI_Finalize)
+    return MPI
+
+
+def _remembering(collective: Collective) -> Collective:
+    """Note what a collective raises, a signal say: out of compiled code it comes as an error of another type."""
+
+    @functools.wraps(collective)
+    def call(group: MpiGroup, x: Any, out: Any) -> None:
+        try:
+            collective(group, x, out)
+        except BaseException as error:
+            group.raised = error
+            raise
+
+    return call
+
+
 class MpiGroup:
     """All ranks of one runstream.
 
@@ -48,11 +87,13 @@ class MpiGroup:
 
     def __init__(self) -> None:
         try:
-            from mpi4py import MPI
+            MPI = _start_mpi()  # noqa: N806  # its name everywhere
         except (ImportError, RuntimeError) as error:
             raise missing_mpi(str(error)) from error
         self._comm: Any = MPI.COMM_WORLD
         self._max: Any = MPI.MAX
+        self.raised: BaseException | None = None
+        """By a collective within a step."""
         self.rank: int = self._comm.Get_rank()
         self.num_ranks: int = self._comm.Get_size()
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -70,14 +111,17 @@ class MpiGroup:
         """This rank's cores; see `place.choose_cores`."""
         return choose_cores(num_threads, self._cores, self._share, self._num_shares)
 
+    @_remembering
     def all_reduce(self, x: Any, out: Any) -> None:
         """Sum over ranks; called by the compiled step."""
         self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out))
 
+    @_remembering
     def all_reduce_max(self, x: Any, out: Any) -> None:
         """Largest over ranks; called by the compiled step."""
         self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out), self._max)
 
+    @_remembering
     def all_gather(self, x: Any, out: Any) -> None:
         """Concatenate the last dimension over ranks; called by the compiled step."""
         part, whole = np.from_dlpack(x), np.from_dlpack(out)
@@ -139,6 +183,7 @@ class MpiGroup:
         Args:
             error: why; only a fault is shown, not that somebody asked for the end.
         """
+        error = self.raised or error
         if isinstance(error, KeyboardInterrupt):
             self._comm.Abort(EXIT_INTERRUPTED)
         if isinstance(error, SystemExit):
