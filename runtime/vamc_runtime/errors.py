@@ -12,6 +12,7 @@ from vamc_runtime.printable import printable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):

@@ -28,6 +28,7 @@ COMPILER_MAY_IMPORT = {
     "vamc_runtime.manifest",
     "vamc_runtime.printable",
     "vamc_runtime.safetensors_file",
+    "vamc_runtime.spawning",
     "vamc_runtime.strict_json",
 }
 # Verification runs a runstream as the runtime does, watches it, and writes the certificate that the runtime reads; it

@@ -18,6 +18,8 @@ OWN_CONFIG = "config_vacc.json"
 """The configuration that goes with a checkpoint's own modeling file."""
 HEAD_TENSOR = "lm_head.weight"
 """Name of the head's weight in every checkpoint that stores one."""
+EMBEDDING_TENSOR = "model.embed_tokens.weight"
+"""Name of the embedding, which the head may share."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class ModelSource:
         if not (self.config.tie_word_embeddings and HEAD_TENSOR in names):
             return self
         return replace(self, config=replace(self.config, tie_word_embeddings=False))
+
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Patterns for stored tensors that the modeling file leaves out on purpose, under transformers' name for it."""
+        return tuple(getattr(self.model_class(), "_keys_to_ignore_on_load_unexpected", None) or ())
 
     def model_class(self) -> Callable[[ModelConfig], Any]:
         """The class that builds one rank as an `nn.Module`; imports torch."""
