@@ -18,8 +18,6 @@ from vamc_runtime.errors import UserError
 _WITHOUT_EFFECT: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(
         (
-            "attention_bias",
-            "mlp_bias",
             "qkv_bias",
             "use_qkv_bias",
             "add_qkv_bias",
@@ -83,7 +81,12 @@ _WITHOUT_EFFECT: Mapping[str, tuple[object, ...]] = {
     "rotary_emb_base": (DEFAULT_THETA,),
 }
 # The same where null is a mistake.
-_ONLY: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish"), "hidden_activation": ("silu", "swish")}
+_ONLY: Mapping[str, tuple[object, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "hidden_activation": ("silu", "swish"),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+}
 
 
 def is_one_of(value: object, allowed: tuple[object, ...] | list[object]) -> bool:
@@ -128,7 +131,8 @@ def _other_models(fields: Fields) -> Iterator[str]:
     """Keys of the tables above with another value."""
     for key, value in fields.raw.items():
         if key in _ONLY and not is_one_of(value, _ONLY[key]):
-            yield f"{key} {describe_json(value)}, not {' or '.join(map(str, _ONLY[key]))}"
+            allowed = [describe_json(other).partition(" (")[0] for other in _ONLY[key]]
+            yield f"{key} {describe_json(value)}, not {' or '.join(allowed)}"
         elif key in _WITHOUT_EFFECT and value is not None and not is_one_of(value, _WITHOUT_EFFECT[key]):
             allowed = [describe_json(other).partition(" (")[0] for other in (*_WITHOUT_EFFECT[key], None)]
             yield f"{key} {describe_json(value)}, not {' or '.join(allowed)}"
