@@ -1,5 +1,6 @@
 # make demo   set up, compile the demo model, generate text
 # make test   set up, run all tests, two files at a time
+# make test-all-pythons   the linters and all tests on every supported Python of this machine
 # make lint   set up, ruff, mypy
 # make fuzz   set up, mutated input of every kind against the product
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
@@ -15,7 +16,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test fuzz numerics numerics-update lint hooks clean
+.PHONY: setup demo test test-all-pythons fuzz numerics numerics-update lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -37,6 +38,9 @@ demo: $(SETUP)
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-all-pythons:
+	.ci/all_pythons
+
 # ARGS='yaml --seed 7' for a part of it.
 fuzz: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
@@ -53,6 +57,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for file in $$(git ls-files 'tests/*conftest.py'); do $(BIN)/mypy $$file || exit 1; done
 
 hooks: $(SETUP)
 	$(BIN)/pre-commit install

@@ -28,7 +28,9 @@ from vamc_compiler.config import (
     load_config,
 )
 from vamc_compiler.model.check import check_model
+from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
+from vamc_runtime.console import print_json, print_path
 
 if TYPE_CHECKING:
     from vamc_compiler.verify.result import VerificationReport
@@ -46,23 +48,24 @@ def compile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check_buildable(config)
     check_model(config, trust_checkpoint_code=options.trust_checkpoint_code)  # its warnings come with the build
-    reporter = TerminalReporter()
+    reporter = TerminalReporter(options.journal)
     start = time.perf_counter()
     try:
-        reporter.begin("load compiler")
-        from vamc_compiler.compile import CompileRequest, compile_model
-        from vamc_compiler.verify.certify import VerificationFailedError
+        with Stages(reporter).stage("load compiler") as note:
+            from vamc_compiler.compile import CompileRequest, compile_model
+            from vamc_compiler.verify.certify import VerificationFailedError
 
-        reporter.end("load compiler", time.perf_counter() - start, "torch, TVM")
+            note.text = "torch, TVM"
         request = CompileRequest(
             config=config,
             trust_checkpoint_code=options.trust_checkpoint_code,
             keep_intermediates=options.keep_intermediates,
         )
-        result = compile_model(request, reporter)
-    except VerificationFailedError as failure:
-        reporter.close()
-        return _show_failure(failure.report, options, reporter)
+        try:
+            result = compile_model(request, reporter)
+        except VerificationFailedError as failure:
+            reporter.close()
+            return _show_failure(failure.report, options, reporter)
     finally:
         reporter.close()
     seconds = time.perf_counter() - start
@@ -72,11 +75,11 @@ def compile(options: argparse.Namespace) -> int:
             "seconds": round(seconds, 3),
             "stages": {name: round(value, 3) for name, value in result.seconds.items()},
         }
-        print(json.dumps(summary, indent=1))
+        print_json(summary)
         return 0
     shown = _relative(result.path)
     reporter.console.print(Text.assemble(("done ", "bold green"), f"in {seconds:.1f} s"))
-    print(shown)
+    print_path(shown)
     reporter.console.print(f'try it: vamc run {shlex.quote(str(shown))} --prompt "..."', soft_wrap=True)
     return 0
 
@@ -86,7 +89,7 @@ def _show_failure(report: VerificationReport, options: argparse.Namespace, repor
     from vamc_compiler.verify.report import print_summary
 
     if options.json:
-        print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        print_json(report.to_dict())
     print_summary(report, reporter.console)
     reporter.console.print(
         "nothing was published. To look into it: vamc verify CONFIG --bisect --report DIR. To publish all the same: "
@@ -133,7 +136,7 @@ def check(options: argparse.Namespace) -> int:
             "buildable": not obstacles,
             "obstacles": [dataclasses.asdict(obstacle) for obstacle in obstacles],
         }
-        print(json.dumps(document, indent=1, ensure_ascii=False))
+        print_json(document)
         return 0
     _print_settings(config, options.config)
     console = Console()

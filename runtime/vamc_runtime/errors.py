@@ -10,6 +10,7 @@ import functools
 
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+from typing import Any
 
 from vamc_runtime.certificate import Certificate, Figure, read_certificate
+from vamc_runtime.console import print_json
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
@@ -107,12 +108,11 @@ def _self_test(runstream: Runstream, certificate: Certificate | None) -> str:
     }[state]
 
 
-def as_json(runstream: Runstream) -> str:
-    """The manifest's text with the certificate, or null, under `numerics`."""
+def as_data(runstream: Runstream) -> dict[str, Any]:
+    """The manifest with the certificate, or None, under `numerics`."""
     certificate = read_certificate(runstream.path)
     numerics = None if certificate is None else dataclasses.asdict(certificate)
-    content = dataclasses.asdict(runstream.manifest) | {"numerics": numerics}
-    return json.dumps(content, indent=1, ensure_ascii=False)
+    return dataclasses.asdict(runstream.manifest) | {"numerics": numerics}
 
 
 def inspect_command(options: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def inspect_command(options: argparse.Namespace) -> int:
     runstream = open_runstream(options.runstream)
     check_hashes(runstream, everything=options.verify_hash)
     if options.json:
-        print(as_json(runstream))
+        print_json(as_data(runstream))
         return 0
     from rich.console import Console
     from rich.table import Table

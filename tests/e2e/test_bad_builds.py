@@ -113,7 +113,7 @@ def damage_values(path: Path) -> list[str]:
     ],
 )
 def test_wrong_checkpoint(
-    damage: Callable[[Path], object], vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
+    damage: Callable[[Path], list[str]], vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
 ) -> None:
     checkpoint = copy_checkpoint("baichuan2-13b-mini")
     parts = damage(checkpoint)
@@ -128,7 +128,7 @@ class _WritesAFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.path,)
 
 
@@ -156,7 +156,7 @@ def test_single_file_checkpoint_without_index_compiles(
     vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
 ) -> None:
     checkpoint = copy_checkpoint("llama-mini")
-    merged = {}
+    merged: dict[str, torch.Tensor] = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
         merged |= load_file(shard)
         shard.unlink()
@@ -190,7 +190,7 @@ def test_place_taken_by_something_else(vamc: Vamc, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_build_leaves_nothing(signum: Any, status: int, vamc: Vamc, tmp_path: Path) -> None:
     workspace = tmp_path / "w"
-    command = [VAMC, *map(str, compile_arguments(LLAMA, workspace))]
+    command = [str(VAMC), *map(str, compile_arguments(LLAMA, workspace))]
     build = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ RUN = ("--prompt", "The", "--max-new-tokens", "4", "--temperature", "0")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "vamc" / "self_tests.json"
 
@@ -69,6 +70,7 @@ def certify(path: Path) -> Certificate:
 def spoil(path: Path, certificate: Certificate) -> None:
     """Another CPU would have computed something else."""
     golden = certificate.golden
+    assert golden is not None
     rows = tuple(tuple(value - 0.1 for value in row) for row in golden.log_probabilities)
     write_certificate(
         path, dataclasses.replace(certificate, golden=dataclasses.replace(golden, log_probabilities=rows))
@@ -134,7 +136,7 @@ def test_several_ranks(vamc: Vamc, compile_demo: CompileDemo, copy_runstream: Co
     path = copy_runstream(compile_demo("baichuan2-13b-mini", "int8", 2))
     certificate = certify(path)
     under_mpi = (MPIEXEC, "-n", 2, VAMC, "run", path, *RUN)
-    for run in (lambda: vamc("run", path, *RUN), lambda: run_process(*under_mpi)):
+    for run in (partial(vamc, "run", path, *RUN), partial(run_process, *under_mpi)):
         cache.unlink(missing_ok=True)
         outcome = run()
         assert outcome.status == 0, outcome.errors

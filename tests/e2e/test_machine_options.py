@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from e2e_tools import assert_user_error
 from fixture_types import CompileDemo, Vamc
 
 from vamc_runtime import LLM, SamplingParams, UserError
+from vamc_runtime.executor import RankExecutor
 from vamc_runtime.machine import available_cores
 from vamc_runtime.weights_memory import HugePages
 
@@ -19,18 +19,18 @@ GREEDY = SamplingParams(max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def expected(demo_runstream: Path):
+def expected(demo_runstream: Path) -> str:
     with LLM(demo_runstream) as llm:
         return llm.generate([PROMPT], GREEDY)[0].text
 
 
 @pytest.mark.parametrize("huge_pages", ["auto", "on", "off"])
-def test_weights_wherever_they_lie(demo_runstream: Path, expected: Any, huge_pages: HugePages) -> None:
+def test_weights_wherever_they_lie(demo_runstream: Path, expected: str, huge_pages: HugePages) -> None:
     with LLM(demo_runstream, huge_pages=huge_pages) as llm:
         assert llm.generate([PROMPT], GREEDY)[0].text == expected
 
 
-def test_on_the_command_line(vamc: Vamc, demo_runstream: Path, expected: Any) -> None:
+def test_on_the_command_line(vamc: Vamc, demo_runstream: Path, expected: str) -> None:
     options = ["--threads", 1, "--huge-pages", "on", "--temperature", 0, "--max-new-tokens", 12]
     outcome = vamc("run", demo_runstream, "--prompt", PROMPT, *options)
     assert outcome.status == 0, outcome.errors
@@ -39,6 +39,7 @@ def test_on_the_command_line(vamc: Vamc, demo_runstream: Path, expected: Any) ->
 
 def test_huge_pages_are_huge(demo_runstream: Path) -> None:
     with LLM(demo_runstream, huge_pages="on") as llm:
+        assert isinstance(llm._executor, RankExecutor)
         assert llm._executor.placement.copied
         assert all(pages.ctypes.data % (2 << 20) == 0 for pages in llm._executor.kv_cache)
 

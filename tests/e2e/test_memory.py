@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -57,7 +58,7 @@ def idle_bytes() -> int:
 
 
 @pytest.fixture
-def large_checkpoint(tmp_path: Path):
+def large_checkpoint(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "checkpoint"
     size = write_llama(path, hidden=2048, intermediate=5632, heads=16, layers=20, vocab=32000)
     assert size >= CHECKPOINT_BYTES

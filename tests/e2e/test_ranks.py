@@ -24,7 +24,7 @@ ARGUMENTS = ("--prompt", "The capital of France", "--max-new-tokens", "16", "--t
 
 
 @pytest.fixture(scope="module")
-def two_ranks(compile_demo: CompileDemo):
+def two_ranks(compile_demo: CompileDemo) -> Path:
     return compile_demo(*MODEL, 2)
 
 
@@ -52,7 +52,7 @@ def test_without_mpi(vamc: Vamc, two_ranks: Path, monkeypatch: pytest.MonkeyPatc
 
     find_spec = importlib.util.find_spec
 
-    def hidden(name: Any, *rest: Any):
+    def hidden(name: str, *rest: Any) -> Any:
         return None if name == "mpi4py" else find_spec(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", hidden)

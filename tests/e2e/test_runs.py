@@ -75,18 +75,18 @@ def test_reader_that_goes_away_is_no_error(demo_runstream: Path) -> None:
     assert outcome.errors == "" and len(outcome.output) == 1
 
 
-def damage_missing(path: Path):
+def damage_missing(path: Path) -> list[str]:
     (path / "rank_0" / "params.safetensors").unlink()
     return ["rank_0/params.safetensors", "missing"]
 
 
-def damage_truncated(path: Path):
+def damage_truncated(path: Path) -> list[str]:
     weights = path / "rank_0" / "params.safetensors"
     os.truncate(weights, weights.stat().st_size - 1)
     return ["rank_0/params.safetensors", "bytes"]
 
 
-def damage_content(path: Path):
+def damage_content(path: Path) -> list[str]:
     weights = path / "rank_0" / "params.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
@@ -94,26 +94,26 @@ def damage_content(path: Path):
     return ["params.safetensors", "sha256"]
 
 
-def damage_schema(path: Path):
+def damage_schema(path: Path) -> list[str]:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["schema_version"] = 999
     (path / "manifest.json").write_text(json.dumps(manifest))
     return ["schema version 999", "update vamc"]
 
 
-def damage_manifest(path: Path):
+def damage_manifest(path: Path) -> list[str]:
     (path / "manifest.json").write_text("{")
     return ["manifest.json", "cannot be read"]
 
 
-def damage_ffi(path: Path):
+def damage_ffi(path: Path) -> list[str]:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["toolchain"]["apache-tvm-ffi"] = "0.0.1"
     (path / "manifest.json").write_text(json.dumps(manifest))
     return ["apache-tvm-ffi 0.0.1", "pip install apache-tvm-ffi==0.0.1"]
 
 
-def damage_features(path: Path):
+def damage_features(path: Path) -> list[str]:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["libraries"][0]["requires"].append("avx10_9")
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -133,7 +133,7 @@ def damage_features(path: Path):
     ],
 )
 def test_damaged_runstream(
-    damage: Callable[[Path], object], vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream
+    damage: Callable[[Path], list[str]], vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream
 ) -> None:
     path = copy_runstream(demo_runstream)
     parts = damage(path)
@@ -166,7 +166,7 @@ def test_empty_prompt(vamc: Vamc, compile_demo: CompileDemo) -> None:
 
 
 @pytest.mark.parametrize("token", [-1, 1 << 20, 1152])
-def test_token_outside_the_vocabulary_never_reaches_compiled_code(token: float, demo_runstream: Path) -> None:
+def test_token_outside_the_vocabulary_never_reaches_compiled_code(token: int, demo_runstream: Path) -> None:
     with LLM(demo_runstream) as llm:
         assert token < 0 or token >= llm.manifest.model.vocab_size
         with pytest.raises(UserError, match="token id"):

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(checkpoint: Path, tmp_path: Path):
+def settings(checkpoint: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Options of a build in tmp_path/w; more settings may be added."""
 
     def options(*changes: str) -> list[str]:
@@ -64,7 +65,7 @@ def runstream(runstreams: dict[int, Path]) -> Path:
     return runstreams[1]
 
 
-def failed_pairs(document: dict) -> list[dict]:
+def failed_pairs(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [pair for pair in document["pairs"] if not pair["passed"]]
 
 
@@ -121,7 +122,7 @@ def test_a_changed_weight_is_named(vamc: Vamc, runstream: Path, copy_runstream: 
 
 
 @pytest.fixture
-def texts(tmp_path: Path):
+def texts(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "empty.txt").write_bytes(b"")

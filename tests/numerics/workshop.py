@@ -43,7 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "rotary": {"model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": CONTEXT},
 }
 # Few different widths: a kernel for each is compiled. 6 heads are padded to 8 on 4 ranks.
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 96,
     "intermediate_size": 96,
     "num_hidden_layers": 2,

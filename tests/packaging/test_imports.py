@@ -19,7 +19,12 @@ RUNTIME_MAY_IMPORT = {"numpy", "tvm_ffi", "tokenizers", "sentencepiece", "jinja2
 # Only inside functions: installed with an extra.
 RUNTIME_MAY_IMPORT_LATE = {"mpi4py": "ranks/", "vamc_compiler": "cli.py"}
 # What the compiler shares with the runtime: the manifest that both read, errors, and names of CPU features.
-COMPILER_MAY_IMPORT = {"vamc_runtime.manifest", "vamc_runtime.errors", "vamc_runtime.machine"}
+COMPILER_MAY_IMPORT = {
+    "vamc_runtime.spawning",
+    "vamc_runtime.errors",
+    "vamc_runtime.machine",
+    "vamc_runtime.manifest",
+}
 # Verification runs a runstream as the runtime does, watches it, and writes the certificate that the runtime reads; it
 # cuts its text into tokens as the runtime does. No engine, no scheduler: it plans its own steps.
 VERIFICATION = "verify/"

@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vamc_compiler.model.fields import Fields
-from vamc_compiler.model.json_file import read_json
 from vamc_compiler.model.rope import read_rope
 from vamc_runtime.errors import UserError
-
-__all__ = ["ModelConfig", "model_config_from", "read_json"]
 
 # What no model reaches: a damaged file must not make the compiler build a billion layers.
 _LARGEST = {

@@ -26,6 +26,8 @@ OWN_CONFIG = "config_vacc.json"
 """The configuration that goes with a checkpoint's own modeling file."""
 HEAD_TENSOR = "lm_head.weight"
 """Name of the head's weight in every checkpoint that stores one."""
+EMBEDDING_TENSOR = "model.embed_tokens.weight"
+"""Name of the embedding, which the head may share."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,25 @@ class ModelSource:
             return self
         return replace(self, config=replace(self.config, tie_word_embeddings=False))
 
+    def ignored_tensors(self) -> tuple[str, ...]:
+        """Patterns for stored tensors that the modeling file leaves out on purpose, under transformers' name for it."""
+        return tuple(getattr(self._find_class(), "_keys_to_ignore_on_load_unexpected", None) or ())
+
     def model_class(self) -> Callable[[ModelConfig], Any]:
         """The class that builds one rank as an `nn.Module`; imports torch."""
-        module = self.load(self.file)
-        found = getattr(module, self.class_name, None)
-        if found is None:
-            raise UserError(f"{self.file} has no class {self.class_name!r}", fix="check models.yaml or auto_map")
+        found = self._find_class()
         if self.is_own_code:
             from vamc_compiler.model.own_code import checked_class
 
             return checked_class(found, self.directories[0] / self.file)
         factory: Callable[[ModelConfig], Any] = found
         return factory
+
+    def _find_class(self) -> Any:
+        found = getattr(self.load(self.file), self.class_name, None)
+        if found is None:
+            raise UserError(f"{self.file} has no class {self.class_name!r}", fix="check models.yaml or auto_map")
+        return found
 
 
 def _model_type(fields: Fields) -> str:

@@ -5,7 +5,7 @@ A key that no table here knows changes nothing in transformers' own classes eith
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.model.fields import Fields
@@ -94,12 +94,15 @@ def is_one_of(value: object, allowed: tuple[object, ...] | list[object]) -> bool
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in allowed)
 
 
-def check_supported(config: ModelConfig, fields: Fields, *, rotary: bool, fixed_by_code: bool, label: str) -> None:
+def check_supported(
+    config: ModelConfig, fields: Fields, *, handled: Collection[str], rotary: bool, fixed_by_code: bool, label: str
+) -> None:
     """Refuse what the built-in modeling file of a model does not compute.
 
     Args:
         config: the model's configuration.
         fields: the config.json it was read from.
+        handled: keys that the modeling file computes by itself.
         rotary: whether positions are rotated.
         fixed_by_code: whether the published code of the family fixes rotary base and head widths, so that keys for
             them would be ignored by the original and obeyed here.
@@ -108,11 +111,11 @@ def check_supported(config: ModelConfig, fields: Fields, *, rotary: bool, fixed_
     Raises:
         UserError: names every key in the way with its value.
     """
-    problems = [*_other_models(fields), *_windows(config, fields)]
+    problems = [*_other_models(fields, handled), *_windows(config, fields, handled)]
     kind = (config.rope_scaling or {}).get("rope_type", "default")
-    if kind not in SUPPORTED_ROPE_TYPES:
+    if kind not in SUPPORTED_ROPE_TYPES and "rope_type" not in handled:
         problems.append(f"rope_type {describe_json(kind)}, not one of {', '.join(SUPPORTED_ROPE_TYPES)}")
-    if config.rotary_share != 1.0:
+    if config.rotary_share != 1.0 and "partial_rotary_factor" not in handled:
         problems.append(f"partial_rotary_factor {config.rotary_share}, not 1.0")
     if rotary and config.head_dim % 2:
         problems.append(f"heads of width {config.head_dim}, which rotary positions cannot halve")
@@ -127,9 +130,11 @@ def check_supported(config: ModelConfig, fields: Fields, *, rotary: bool, fixed_
         )
 
 
-def _other_models(fields: Fields) -> Iterator[str]:
+def _other_models(fields: Fields, handled: Collection[str]) -> Iterator[str]:
     """Keys of the tables above with another value."""
     for key, value in fields.raw.items():
+        if key in handled:
+            continue
         if key in _ONLY and not is_one_of(value, _ONLY[key]):
             allowed = [describe_json(other).partition(" (")[0] for other in _ONLY[key]]
             yield f"{key} {describe_json(value)}, not {' or '.join(allowed)}"
@@ -138,15 +143,15 @@ def _other_models(fields: Fields) -> Iterator[str]:
             yield f"{key} {describe_json(value)}, not {' or '.join(allowed)}"
 
 
-def _windows(config: ModelConfig, fields: Fields) -> Iterator[str]:
+def _windows(config: ModelConfig, fields: Fields, handled: Collection[str]) -> Iterator[str]:
     """Attention that does not see every earlier token."""
-    window = fields.raw.get("sliding_window")
+    window = None if "sliding_window" in handled else fields.raw.get("sliding_window")
     if window is not None and fields.raw.get("use_sliding_window") is not False:
         covers = isinstance(window, int) and not isinstance(window, bool) and window >= config.max_position_embeddings
         if not covers:
             longest = config.max_position_embeddings
             yield f"sliding_window {describe_json(window)}, not null or {longest} (the longest context) or more"
-    layers = fields.raw.get("layer_types")
+    layers = None if "layer_types" in handled else fields.raw.get("layer_types")
     if layers is not None and not (isinstance(layers, list) and all(layer == "full_attention" for layer in layers)):
         yield "layer_types of other kinds than full_attention"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from vamc_compiler.model.json_file import read_json
 from vamc_compiler.verify.offload import CachedWeights, offload
 from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint, StoredTensor
+from vamc_compiler.weights.checkpoint import Checkpoint
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
 
 Values = npt.NDArray[np.float32]
@@ -183,27 +184,32 @@ def open_reference(
 
 
 def _tied_names(model: Any, raw: Mapping[str, Any]) -> dict[str, str]:
-    """The head's weight and the embedding's, by the names of their parameters, where the two are one tensor."""
+    """The head's weight and the embedding's, each by the name of the other, where the two are one tensor."""
+    names: tuple[str, ...] = ()
     if isinstance(model, BaichuanReference):
-        return {"lm_head.weight": "model.embed_tokens.weight"} if raw.get("tie_word_embeddings") else {}
-    if not model.config.tie_word_embeddings:
-        return {}
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    paths = {module: path for path, module in model.named_modules()}
-    return {f"{paths[head]}.weight": f"{paths[embedding]}.weight"} if head in paths and embedding in paths else {}
+        names = ("lm_head.weight", "model.embed_tokens.weight") if raw.get("tie_word_embeddings") else ()
+    elif model.config.tie_word_embeddings:
+        paths = {module: f"{path}.weight" for path, module in model.named_modules()}
+        modules = (model.get_output_embeddings(), model.get_input_embeddings())
+        names = tuple(paths[module] for module in modules if module in paths)
+    return dict(zip(names, reversed(names), strict=True)) if len(names) == 2 else {}
 
 
 def _find_tensors(original: Original, checkpoint: Checkpoint, *, tied: Mapping[str, str]) -> dict[str, StoredTensor]:
-    """Where every parameter lies; `tied` names another tensor for those that the checkpoint leaves out.
+    """Where every parameter lies, by the names that the files use: those of `fit.py` are for the compiler.
+
+    The prefix of the base model may be left out of stored names, or be one too many; `tied` names another tensor for
+    those that the checkpoint leaves out.
 
     Raises:
         UserError: a tensor is missing, has another shape, or is no float.
     """
+    by_name = {checkpoint.stored_names.get(name, name): tensor for name, tensor in checkpoint.tensors.items()}
     stored: dict[str, StoredTensor] = {}
     problems = []
     for name, parameter in original.model.named_parameters(remove_duplicate=False):
-        source = name if name in checkpoint.tensors else tied.get(name, name)
-        tensor = checkpoint.tensors.get(source)
+        source = next((known for known in _stored_names(original.model, name, tied) if known in by_name), name)
+        tensor = by_name.get(source)
         if tensor is None:
             problems.append(f"{source} is missing")
         elif tensor.shape != tuple(parameter.shape):
@@ -221,6 +227,14 @@ def _find_tensors(original: Original, checkpoint: Checkpoint, *, tied: Mapping[s
             fix="finish the download of the checkpoint; config.json and weights must belong together",
         )
     return stored
+
+
+def _stored_names(model: Any, name: str, tied: Mapping[str, str]) -> Iterator[str]:
+    """The names under which a checkpoint may store a parameter, likeliest first (transformers, rename_source_key)."""
+    prefix = f"{getattr(model, 'base_model_prefix', '') or 'model'}."
+    for parameter in (name, tied.get(name)):
+        if parameter is not None:
+            yield from (parameter, parameter.removeprefix(prefix), prefix + parameter)
 
 
 def _fill_buffers(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -19,10 +19,10 @@ from vamc_compiler.package import onnx_folder
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import Stages
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.trace.rank_module import build_rank, list_parameters, list_ranks
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
-from vamc_compiler.weights.writer import check_tensors
+from vamc_compiler.weights.fit import fit_checkpoint
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest, read_manifest
 
@@ -115,8 +115,12 @@ def open_subject(
     for warning in source.warnings:
         stages.reporter.warn(warning)
     tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
-    checkpoint = open_checkpoint(config.frontend.checkpoint)
-    source = source.with_tensors(checkpoint.tensors)
+    fitted = fit_checkpoint(
+        source,
+        open_checkpoint(config.frontend.checkpoint),
+        lambda source: list_ranks(source, manifest.tensor_parallel, ModelPrecision.of(config)),
+    )
+    source, checkpoint = fitted.source, fitted.checkpoint
     with stages.stage("trace") as note:
         graphs = make_rank_graphs(
             source,
@@ -126,8 +130,6 @@ def open_subject(
             on_progress=lambda done, total: stages.reporter.progress(done, total, "ranks"),
         )
         note.text = f"{manifest.tensor_parallel} rank{'s' * (manifest.tensor_parallel > 1)}"
-    for graph in graphs:
-        check_tensors(checkpoint, graph.parameters)
     check_digest(runstream, manifest, checkpoint, graphs)
     return Subject(
         config=config,

@@ -33,8 +33,9 @@ from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
 EVERYTHING: frozenset[Part] = frozenset(("reference", "modeling", "graphs", "weights", "compiled"))
-SHORT: frozenset[Part] = frozenset(("reference", "compiled"))
-"""What a build does by default: the original against what was compiled."""
+SHORT: frozenset[Part] = frozenset(("reference", "weights", "compiled"))
+"""What a build does by default: the checkpoint's weights against the stored ones, the original against what was
+compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)

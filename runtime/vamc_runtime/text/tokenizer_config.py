@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_GIT_LFS_MARK = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,7 @@ def read_file(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", fix="check the path and its permissions") from error
-    if data.startswith(_GIT_LFS_MARK):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself",
-            fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again",
-        )
+    refuse_lfs_pointer(path, data, fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again")
     return data
 
 

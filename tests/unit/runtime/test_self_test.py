@@ -352,7 +352,7 @@ class TestLLM:
         with pytest.raises(UserError, match="self-test failed"), llm:
             pytest.fail("opened")
         assert opened[0].runstream is None
-        with pytest.raises(RuntimeError, match="context manager"):
+        with pytest.raises(UserError, match="not open"):
             llm.logits([1])
 
     def test_off(self, make: Make, opened: list[FakeRanks], caplog: pytest.LogCaptureFixture) -> None:

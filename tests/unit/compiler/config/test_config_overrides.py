@@ -21,6 +21,7 @@ def test_values_are_yaml(load: Load, good: str) -> None:
     assert config.frontend.model_kwargs.tp == 4
     assert config.frontend.shape.input_ids == [[512], [2048]]
     assert config.backend.target.mcpu == ("x86-64-v3", "znver4")
+    assert config.frontend.quantize is not None
     assert config.frontend.quantize.type == "int8_per_channel"
     assert config.name == "a=b"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from fixture_types import Load
 
@@ -11,7 +12,7 @@ from vamc_compiler.config import effective_settings, flat_settings
 
 
 def test_settings_are_json_and_hold_defaults(load: Load, good: str, tmp_path: Path) -> None:
-    settings = effective_settings(load(good))
+    settings: dict[str, Any] = dict(effective_settings(load(good)))
     assert json.loads(json.dumps(settings)) == settings
     assert settings["frontend"]["checkpoint"] == str(tmp_path / "in/model")
     assert settings["frontend"]["shape"] == {"input_ids": [[256], [1024]]}

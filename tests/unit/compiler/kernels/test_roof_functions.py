@@ -24,7 +24,7 @@ SUMS = {
 
 
 @pytest.fixture(scope="module", params=TARGETS)
-def library(request: pytest.FixtureRequest):
+def library(request: pytest.FixtureRequest) -> Any:
     target = host_target() if request.param == "host" else resolve_targets((request.param,))[0]
     functions = roof_functions(frozenset(target.requires))
     return functions, tvm.compile(tvm.IRModule(functions), target=target.tvm_target()), target

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tiny_models import CONFIGS
 
-from vamc_compiler.model.config import ModelConfig, model_config_from, read_json
+from vamc_compiler.model.config import ModelConfig, model_config_from
+from vamc_compiler.model.json_file import read_json
 from vamc_runtime.errors import UserError
 
 PATH = Path("model/config.json")

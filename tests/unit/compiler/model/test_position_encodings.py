@@ -121,10 +121,12 @@ def test_slopes_are_those_of_the_true_heads_on_every_rank(tmp_path: Path, num_he
         model = build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision())
         specs = [spec for spec in list_parameters(model) if spec.name.endswith("slopes")]
         assert len(specs) == 2
+        first = specs[0].origin
+        assert isinstance(first, FromValue)
         for spec in specs:
             assert isinstance(spec.origin, FromValue)
             assert spec.shape == spec.origin.value.shape
-            np.testing.assert_array_equal(spec.origin.value, specs[0].origin.value)
-        slopes += specs[0].origin.value.tolist()
+            np.testing.assert_array_equal(spec.origin.value, first.value)
+        slopes += first.value.tolist()
     np.testing.assert_allclose(slopes[:num_heads], every, rtol=1e-7)
     assert not any(slopes[num_heads:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +125,7 @@ def test_the_head_of_each_baichuan(
     tmp_path: Path, family: str, first: bool, steps: tuple[str, ...], tied: bool
 ) -> None:
     """Baichuan2's rows are normalised, also when the head shares the embedding; Baichuan 1's are not."""
-    changes = {"tie_word_embeddings": tied, **(FIRST_BAICHUAN if first else {})}
+    changes: dict[str, Any] = {"tie_word_embeddings": tied, **(FIRST_BAICHUAN if first else {})}
     for parameters in rank_parameters(tmp_path, family, 2, **changes):
         (head,) = (spec.origin for spec in parameters if spec.name == "lm_head.weight")
         assert isinstance(head, FromCheckpoint)
@@ -176,7 +177,7 @@ def test_int8_swaps_the_layers_linears_and_nothing_else(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_takes_the_head_in_when_asked(tmp_path: Path, family: str, tied: bool) -> None:
     """Rows of a NormHead are normalised before their scales are taken; the embedding stays as it is."""
-    changes = {"vocab_size": 50, "tie_word_embeddings": tied}
+    changes: dict[str, Any] = {"vocab_size": 50, "tie_word_embeddings": tied}
     without = rank_parameters(tmp_path / "a", family, 2, ModelPrecision(quantization="int8_per_channel"), **changes)
     precision = ModelPrecision(quantization="int8_per_channel", lm_head=True)
     quantized = rank_parameters(tmp_path / "b", family, 2, precision, **changes)

@@ -61,7 +61,7 @@ LARGEST_LAYER = (16 * 16 + 16) * 4
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1500, 1 << 20])
-def test_offloaded_module_computes_the_same_within_its_memory(limit_bytes: float) -> None:
+def test_offloaded_module_computes_the_same_within_its_memory(limit_bytes: int) -> None:
     plain = layers()
     total = sum(tensor.nbytes for tensor in plain.state_dict().values())
     loads = Loads(plain.state_dict())
@@ -107,6 +107,7 @@ def test_weights_loaded_under_inference_mode_serve_a_forward_outside_of_it() -> 
     with torch.inference_mode():
         model(rows)
     model(rows).sum().backward()
+    assert rows.grad is not None
     assert torch.allclose(rows.grad, weight.sum(0).expand(3, 16), atol=1e-5)
 
 
@@ -124,7 +125,7 @@ def _look_inside_forward(path: str, module: nn.Module, seen: dict[str, torch.Ten
     """Note a module's own tensors while it computes; torch's hooks run when they are gone again."""
     forward = module.forward
 
-    def noting(*args: Any):
+    def noting(*args: Any) -> Any:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         seen.update({f"{path}.{name}".removeprefix("."): tensor.clone() for name, tensor in own if not tensor.is_meta})
         return forward(*args)

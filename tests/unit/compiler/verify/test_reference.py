@@ -196,7 +196,7 @@ def test_a_linear_layer_is_tapped_before_its_bias(tmp_path: Path) -> None:
 def _tie(directory: Path) -> tuple[Path, Path]:
     """The checkpoint with the embedding as its head: once stored twice, once left out and declared tied."""
     tied = shutil.copytree(directory, directory.with_name("tied"))
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in directory.glob("*.safetensors"):
         tensors |= load_file(path)
         path.unlink()

@@ -33,7 +33,7 @@ def stored(compiled: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def opened(subject: Subject, overrides: Sequence[str] = ()) -> Subject:
-    with scratch_folder(subject.runstream.parent) as scratch:
+    with scratch_folder(subject.runstream.parent, Stages(SilentReporter())) as scratch:
         return open_subject(
             subject.runstream, overrides, scratch, Stages(SilentReporter()), trust_checkpoint_code=False
         )
@@ -148,14 +148,14 @@ def test_graphs_of_every_rank(compiled: Subject) -> None:
 
 
 def test_scratch_lies_beside_the_workspace_and_goes(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path / "deep" / "workspace") as folder:
+    with scratch_folder(tmp_path / "deep" / "workspace", Stages(SilentReporter())) as folder:
         assert folder.parent == tmp_path and folder.is_dir()
         (folder / "file").write_text("x")
     assert not list(tmp_path.iterdir())
 
 
 def test_scratch_goes_when_the_work_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path, Stages(SilentReporter())):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -164,7 +164,7 @@ def test_scratch_where_the_workspace_cannot_be_written(tmp_path: Path, monkeypat
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path / "temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    with scratch_folder(tmp_path / "workspace") as folder:
+    with scratch_folder(tmp_path / "workspace", Stages(SilentReporter())) as folder:
         assert folder.parent == tmp_path / "temporary"
 
 
@@ -173,7 +173,7 @@ def test_no_room_for_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    with pytest.raises(UserError, match="No space left") as caught, scratch_folder(tmp_path):
+    with pytest.raises(UserError, match="No space left") as caught, scratch_folder(tmp_path, Stages(SilentReporter())):
         pytest.fail("opened")
     assert "TMPDIR" in str(caught.value)
 

@@ -15,13 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vamc_compiler.weights.checkpoint import (
-    ITEM_BYTES,
-    Checkpoint,
-    StoredTensor,
-    digest_checkpoint,
-    open_checkpoint,
-)
+from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
