@@ -183,9 +183,15 @@ def find_model(
         return _from_checkpoint_code(checkpoint, source_code, *own, norm_head)
     row = _choose_row(source_code, fields)
     config = model_config_from(fields.raw, path)
-    rotary, has_norm_head = row.get("positions") != "alibi", bool(row.get("norm_head"))
-    check_supported(config, fields, rotary=rotary, fixed_by_code=bool(row.get("fixed_by_code")), label=str(row["name"]))
-    if has_norm_head:
+    check_supported(
+        config,
+        fields,
+        handled={*row.get("where", {}), *row.get("computes", ())},
+        rotary=row.get("positions") != "alibi",
+        fixed_by_code=bool(row.get("fixed_by_code")),
+        label=row["name"],
+    )
+    if row.get("norm_head"):
         config = replace(config, normalize_head=decide_norm_head(checkpoint, fields, norm_head))
     elif norm_head is not None:
         raise UserError(
@@ -211,7 +217,7 @@ def _read_rows(path: Path) -> list[Mapping[str, Any]]:
         raise UserError(f"{path} holds no list of models", expected="a YAML list, one section for each model")
     for row in rows:
         missing = [key for key in ("name", "model_type", "file", "class") if not isinstance(row.get(key), str)]
-        lists = [key for key in ("has", "lacks") if not isinstance(row.get(key, []), list)]
+        lists = [key for key in ("has", "lacks", "computes") if not isinstance(row.get(key, []), list)]
         where = row.get("where", {})
         if not isinstance(where, dict) or not all(isinstance(values, list) and values for values in where.values()):
             lists.append("where")

@@ -185,6 +185,19 @@ def test_a_damaged_models_yaml(tmp_path: Path, text: str, found: str) -> None:
         find_model(write_config(tmp_path / "model", "llama"), tmp_path, trust_checkpoint_code=False)
 
 
+def test_a_row_says_what_its_file_computes_by_itself(tmp_path: Path) -> None:
+    changes = {"attention_bias": True, "sliding_window": 16, "rope_scaling": {"type": "longrope", "factor": 2}}
+    model = write_config(tmp_path / "model", "llama", **changes)
+    row = "name: N, model_type: llama, file: f, class: C"
+    for more, right in (("", False), (", computes: [attention_bias, sliding_window, rope_type]", True)):
+        (tmp_path / "models.yaml").write_text(f"- {{{row}{more}}}")
+        if right:
+            assert find_model(model, tmp_path, trust_checkpoint_code=False).label == "N"
+        else:
+            with pytest.raises(UserError, match="attention_bias"):
+                find_model(model, tmp_path, trust_checkpoint_code=False)
+
+
 def test_conditions_of_a_row_are_named_with_their_values(tmp_path: Path) -> None:
     row = "{name: N, model_type: llama, file: f, class: C, lacks: [extra], where: {hidden_size: [32, 64]}}"
     (tmp_path / "models.yaml").write_text(f"- {row}")
