@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.parameter_checks import check_flag
 from vamc_runtime.sampling import SamplingParams
+from vamc_runtime.stored_path import ReadablePath
 
 _DEFAULT_TOP_K = 50
 """What transformers samples with when a generation_config.json does not give top_k."""
@@ -75,7 +75,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Keys that are not followed, and the values at which they mean nothing."""
 
 
-def sampling_of(config: Mapping[str, Any], path: Path, **overrides: Any) -> SamplingParams:
+def sampling_of(config: Mapping[str, Any], path: ReadablePath, **overrides: Any) -> SamplingParams:
     """The parameters that generation settings mean, with the given fields replaced.
 
     Args:
@@ -142,7 +142,7 @@ def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
             yield key, value, "is not followed: transformers may generate another text"
 
 
-def check_token_ids(config: Mapping[str, Any], vocab_size: int, params: SamplingParams, path: Path) -> None:
+def check_token_ids(config: Mapping[str, Any], vocab_size: int, params: SamplingParams, path: ReadablePath) -> None:
     """Refuse settings that name tokens which the model does not have, where transformers refuses them too.
 
     Raises:

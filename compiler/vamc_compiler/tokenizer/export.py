@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import Any
 from vamc_compiler.tokenizer.generation import generation_files
 from vamc_compiler.tokenizer.proof import prove
 from vamc_runtime.errors import UserError
+from vamc_runtime.runstream import TOKENIZER_FOLDER
+from vamc_runtime.stored_path import StoredPath
 from vamc_runtime.text.checkpoint_files import read_json
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 from vamc_runtime.text.tokenizer_config import read_tokenizer_config
@@ -46,11 +46,10 @@ class TokenizerFiles:
     warnings: tuple[str, ...] = field(default=())
     """What the user should know."""
 
-    @contextlib.contextmanager
-    def in_folder(self) -> Iterator[Path]:
-        """A folder with the files, which is gone at the end."""
-        with _written(self.files) as folder:
-            yield folder
+    @property
+    def folder(self) -> StoredPath:
+        """The files as readers of a folder take them."""
+        return _in_memory(self.files)
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder that exists."""
@@ -86,13 +85,13 @@ def export_tokenizer(checkpoint: Path, *, vocab_size: int, trust_checkpoint_code
         files = {name: (checkpoint / name).read_bytes() for name in names}
     else:
         files = _exported(reference, checkpoint)
-    with _written({**files, **generation.files}) as folder:
-        tokenizer = load_tokenizer(folder)
-        warnings = _warnings(tokenizer, vocab_size, reference, folder)
-        compared = "tokenizer not compared: its own code is not trusted"
-        if reference is not None:
-            prove(tokenizer, reference, folder)
-            compared = f"tokenizer as {type(reference).__name__}"
+    folder = _in_memory({**files, **generation.files})
+    tokenizer = load_tokenizer(folder)
+    warnings = _warnings(tokenizer, vocab_size, reference)
+    compared = "tokenizer not compared: its own code is not trusted"
+    if reference is not None:
+        prove(tokenizer, reference, folder)
+        compared = f"tokenizer as {type(reference).__name__}"
     return TokenizerFiles(
         files={**files, **generation.files},
         has_tokenizer=True,
@@ -160,7 +159,7 @@ def _exported(reference: Any, checkpoint: Path) -> dict[str, bytes]:
     }
 
 
-def _warnings(tokenizer: Tokenizer, vocab_size: int, reference: Any, folder: Path) -> list[str]:
+def _warnings(tokenizer: Tokenizer, vocab_size: int, reference: Any) -> list[str]:
     warnings = []
     if tokenizer.vocab_size > vocab_size:
         text = tokenizer.token_text(vocab_size)
@@ -192,15 +191,9 @@ def _refuse_other_vocabularies(checkpoint: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _written(files: Mapping[str, bytes]) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="vamc-tokenizer-"))
-    try:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _in_memory(files: Mapping[str, bytes]) -> StoredPath:
+    folder = Path(TOKENIZER_FOLDER)
+    return StoredPath(folder, {folder / name: content for name, content in files.items()})
 
 
 @contextlib.contextmanager

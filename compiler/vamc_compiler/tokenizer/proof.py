@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.chat import Message, TemplateChat, build_chat
 from vamc_runtime.text.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ def samples(reference: Any) -> list[str]:
     return [*SAMPLES, *around, " ".join(few), "".join(few)]
 
 
-def prove(tokenizer: Tokenizer, reference: Any, folder: Path) -> None:
+def prove(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> None:
     """Compare the runtime's tokenizer with one that transformers loaded.
 
     Args:
@@ -68,7 +68,7 @@ def prove(tokenizer: Tokenizer, reference: Any, folder: Path) -> None:
         _prove_chat(tokenizer, reference, folder)
 
 
-def _prove_chat(tokenizer: Tokenizer, reference: Any, folder: Path) -> None:
+def _prove_chat(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> None:
     """Compare chat prompts; what transformers refuses is not compared, and no template has to work at all."""
     try:
         chat = build_chat(folder, tokenizer)

@@ -17,6 +17,7 @@ from vamc_compiler.config import BuildConfig
 from vamc_compiler.verify.result import TokenSource
 from vamc_compiler.verify.steps import digest_tokens
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 SEQUENCE_TOKENS = 2048
@@ -36,14 +37,16 @@ class Tokens:
     source: TokenSource
 
 
-def tokens_of(config: BuildConfig, tokenizer_dir: Path, vocab_size: int) -> Tokens:
+def tokens_of(config: BuildConfig, tokenizer_dir: ReadablePath, vocab_size: int) -> Tokens:
     """The tokens that a build config asks for; see `load_tokens`."""
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
     return load_tokens(tokenizer_dir, config.verify.text, config.verify.tokens, context, vocab_size)
 
 
-def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_context: int, vocab_size: int) -> Tokens:
+def load_tokens(
+    tokenizer_dir: ReadablePath, text: Path | None, num_tokens: int, max_context: int, vocab_size: int
+) -> Tokens:
     """Choose `num_tokens` tokens, cut into sequences of at most `max_context` and `SEQUENCE_TOKENS` tokens.
 
     A text that holds at least one sequence but fewer than `num_tokens` tokens is used as far as it goes; the built-in
@@ -89,11 +92,11 @@ def _cut(ids: Sequence[int], length: int, description: str) -> Tokens:
     return Tokens(sequences=tuple(sequences), source=source)
 
 
-def _has_tokenizer(directory: Path) -> bool:
+def _has_tokenizer(directory: ReadablePath) -> bool:
     return any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
 
 
-def _check_ids(ids: Sequence[int], tokenizer_dir: Path, vocab_size: int) -> None:
+def _check_ids(ids: Sequence[int], tokenizer_dir: ReadablePath, vocab_size: int) -> None:
     largest = max(ids)
     if largest >= vocab_size:
         raise UserError(

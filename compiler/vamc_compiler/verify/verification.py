@@ -29,6 +29,7 @@ from vamc_compiler.verify.taps import plan_taps
 from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
+from vamc_runtime.resources import raise_lack
 from vamc_runtime.runstream import TOKENIZER_FOLDER
 from vamc_runtime.text.tokenizer import load_tokenizer
 
@@ -258,6 +259,7 @@ class _Verification:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
+            raise_lack(error)
             cause = error.__cause__ or error
             self.pairs.append(
                 PairResult(

@@ -123,7 +123,7 @@ def check_weights(
     problems += _find_gaps(ranks)
     # numpy and torch let other threads run while they compute; a thread holds a few blocks of one parameter.
     with ThreadPoolExecutor(min(MOST_THREADS, len(available_cores()))) as pool:
-        for found in pool.map(lambda item: _check_parameter(files, *item, advance), every):
+        for found in pool.map(lambda item: _check_parameter(files, item[0], item[1], advance), every):
             problems += found
     num_parameters = len(ranks[0]) if ranks else 0
     return WeightsCheck(

@@ -47,8 +47,8 @@ def missing_mpi(detail: str) -> UserError:
 def _start_mpi() -> Any:
     """mpi4py's MPI, initialised.
 
-    mpi4py holds Python's lock while it initialises and finalises MPI, which waits for other ranks there: no thread could
-    notice that they are gone (`lifeline`). Hence both are called through ctypes, which lets go of it.
+    mpi4py holds Python's lock while it initialises and finalises MPI, which waits for other ranks there: no thread
+    could notice that they are gone (`lifeline`). Hence both are called through ctypes, which lets go of it.
     """
     import mpi4py
 

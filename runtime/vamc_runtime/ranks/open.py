@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, RankPlace, Ranks
 from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.own_thread import OwnThread
 from vamc_runtime.ranks import lifeline
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.place import choose_cores, launched_rank
@@ -48,7 +49,7 @@ def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | 
             num_pages=options.num_pages,
             huge_pages=options.effective_huge_pages(runstream.manifest),
         )
-        with RankExecutor(runstream, place, None, on_load) as executor:
+        with OwnThread(lambda loading: RankExecutor(runstream, place, None, loading), on_load) as executor:
             yield executor
     elif launched is None:
         from vamc_runtime.ranks.remote import RemoteExecutor

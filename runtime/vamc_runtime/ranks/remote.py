@@ -155,7 +155,7 @@ class RemoteExecutor:
         return answer
 
     def _has_ranks(self) -> bool:
-        """Whether the launcher runs anything: it keeps the socket open, and one that lost its ranks may wait for ever."""
+        """Whether the launcher runs anything; one that lost its ranks may wait for ever, and keeps the socket open."""
         assert self._process is not None, "entered"
         children = bool(living_children(self._process.pid))
         self._had_children = self._had_children or children

@@ -9,10 +9,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer import Tokenizer
 from vamc_runtime.text.tokenizer_config import read_generation_settings
 
@@ -129,7 +129,7 @@ class TemplateChat:
         return self.tokenizer.encode(text, add_special=False)
 
 
-def build_chat(directory: Path, tokenizer: Tokenizer) -> ChatFormat:
+def build_chat(directory: ReadablePath, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format that the files beside a tokenizer describe.
 
     Baichuan's token ids in generation_config.json win over a template.

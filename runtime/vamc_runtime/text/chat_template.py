@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,6 +17,7 @@ import jinja2.nodes
 import jinja2.parser
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import read_json, read_text
 from vamc_runtime.text.template_limits import MAX_SIZE, LimitedEnvironment, TemplateLimitError
 
@@ -37,7 +37,7 @@ class ChatTemplate:
         UserError: the template has an error.
     """
 
-    def __init__(self, source: str, origin: Path) -> None:
+    def __init__(self, source: str, origin: ReadablePath) -> None:
         self._environment = _environment()
         try:
             self._template = self._environment.from_string(source)
@@ -81,7 +81,7 @@ class ChatTemplate:
         return "".join(parts)
 
 
-def find_template(directory: Path) -> tuple[str, Path]:
+def find_template(directory: ReadablePath) -> tuple[str, ReadablePath]:
     """The template that transformers takes, and where it stands.
 
     chat_template.jinja and additional_chat_templates/*.jinja go before `chat_template` in tokenizer_config.json, a
@@ -91,8 +91,9 @@ def find_template(directory: Path) -> tuple[str, Path]:
         UserError: there is none, none named default, or a damaged one.
     """
     path = directory / _FILE
-    files = {"default": path} if path.is_file() else {}
-    files |= {file.stem: file for file in sorted((directory / _FOLDER).glob("*.jinja"))}
+    files: dict[str, ReadablePath] = {"default": path} if path.is_file() else {}
+    others = {file.name.removesuffix(".jinja"): file for file in (directory / _FOLDER).glob("*.jinja")}
+    files |= dict(sorted(others.items()))
     if files:
         if "default" not in files:
             raise _no_default(list(files), directory / _FOLDER)
@@ -112,7 +113,7 @@ def find_template(directory: Path) -> tuple[str, Path]:
     return source, path
 
 
-def _named(entries: Sequence[object], path: Path) -> str:
+def _named(entries: Sequence[object], path: ReadablePath) -> str:
     named = {}
     for entry in entries:
         name, template = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
@@ -206,7 +207,7 @@ def _to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _no_default(names: Sequence[str], path: Path) -> UserError:
+def _no_default(names: Sequence[str], path: ReadablePath) -> UserError:
     return UserError(
         f"{path} has several chat templates: {', '.join(names)}",
         expected="one named default",
@@ -214,7 +215,7 @@ def _no_default(names: Sequence[str], path: Path) -> UserError:
     )
 
 
-def _not_a_template(value: object, path: Path) -> UserError:
+def _not_a_template(value: object, path: ReadablePath) -> UserError:
     shown = repr(value)[:200]
     return UserError(
         f"{path}: chat_template is {shown}",

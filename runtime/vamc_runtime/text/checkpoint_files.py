@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.git_lfs import refuse_lfs_pointer
+from vamc_runtime.stored_path import ReadablePath
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: ReadablePath) -> bytes:
     """The bytes of a checkpoint file.
 
     Raises:
@@ -24,7 +24,7 @@ def read_file(path: Path) -> bytes:
     return data
 
 
-def read_text(path: Path) -> str:
+def read_text(path: ReadablePath) -> str:
     """The text of a UTF-8 file.
 
     Raises:
@@ -36,7 +36,7 @@ def read_text(path: Path) -> str:
         raise damaged(path, error, expected="UTF-8 text") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: ReadablePath) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no such file.
 
     Raises:
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def damaged(path: Path, error: BaseException, expected: str = "") -> UserError:
+def damaged(path: ReadablePath, error: BaseException, expected: str = "") -> UserError:
     """The error for a file that a library cannot read."""
     return UserError(
         f"{path} is damaged: {error}", expected=expected, fix="copy it again from the checkpoint and compare its size"

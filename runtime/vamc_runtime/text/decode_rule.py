@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.token_backends import EACH_BYTE
 
 SPACE = "▁"  # U+2581, the visible space of sentencepiece
@@ -62,7 +62,7 @@ class DecodeRule:
         return "" if first and self.strips == "first token" else " "
 
 
-def parse_decoder(decoder: object, path: Path) -> DecodeRule:
+def parse_decoder(decoder: object, path: ReadablePath) -> DecodeRule:
     """The rule in the `decoder` section of a tokenizer.json.
 
     Raises:
@@ -110,7 +110,7 @@ def byte_level_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
-def _unsupported(decoder: object, path: Path) -> UserError:
+def _unsupported(decoder: object, path: ReadablePath) -> UserError:
     shown = repr(decoder)
     return UserError(
         f"{path}: the decoder {shown if len(shown) <= 300 else shown[:300] + '...'} is not supported",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import damaged, read_text
 from vamc_runtime.text.decode_rule import byte_level_alphabet, parse_decoder
 from vamc_runtime.text.llama_tokenizer import build_from_json, with_llama_defaults
@@ -43,7 +43,7 @@ class JsonTokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, path: Path) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, config: TokenizerConfig, path: ReadablePath) -> None:
         self._path = path
         self._tokenizer = tokenizer
         # Files saved after training may carry the training's truncation and padding.
@@ -80,7 +80,7 @@ class JsonTokenizer:
         return self._rule.bytes_of(token, self._alphabet, first=first)
 
 
-def open_json(path: Path, config: TokenizerConfig) -> tuple[JsonTokenizer, TokenizerConfig]:
+def open_json(path: ReadablePath, config: TokenizerConfig) -> tuple[JsonTokenizer, TokenizerConfig]:
     """The tokenizer in a tokenizer.json, and the config with what its class adds.
 
     Raises:
@@ -98,8 +98,7 @@ def open_json(path: Path, config: TokenizerConfig) -> tuple[JsonTokenizer, Token
             tokenizer = build_from_json(json.loads(source), tokenizer, config)
     if name is not None and name not in (*AS_IN_THE_FILE, *LLAMA):
         raise UserError(
-            f"{path.parent / 'tokenizer_config.json'}: tokenizer_class is {name}, which in transformers changes what "
-            f"{path.name} says",
+            f"the tokenizer_class beside {path} is {name}, which in transformers changes what {path.name} says",
             expected=f"one of {', '.join((*AS_IN_THE_FILE, *LLAMA))}",
             fix="compile the checkpoint: the runstream holds the tokenizer as transformers builds it",
         )
@@ -144,7 +143,7 @@ def _added_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> l
 
 
 @contextlib.contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def refusing(path: ReadablePath) -> Iterator[None]:
     """Turn what the library raises about a file into a message.
 
     Raises:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.sentencepiece_model import CONTROL, USER_DEFINED, read_pieces
 from vamc_runtime.text.tokenizer_config import AddedToken, TokenizerConfig
 
@@ -51,7 +51,9 @@ def build_from_json(
     return tokenizer
 
 
-def build_from_sentencepiece(path: Path, config: TokenizerConfig) -> tuple[tokenizers.Tokenizer, TokenizerConfig]:
+def build_from_sentencepiece(
+    path: ReadablePath, config: TokenizerConfig
+) -> tuple[tokenizers.Tokenizer, TokenizerConfig]:
     """The class's tokenizer over the pieces of a tokenizer.model, and the config with the model's own special tokens.
 
     Raises:

@@ -7,9 +7,9 @@ special tokens, and every part between them goes through the model, dummy space 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import read_file
 from vamc_runtime.text.sentencepiece_model import load_processor
 from vamc_runtime.text.token_backends import EACH_BYTE
@@ -27,7 +27,7 @@ class SentencePieceTokenizer:
 
     decode_errors = EACH_BYTE
 
-    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+    def __init__(self, path: ReadablePath, config: TokenizerConfig) -> None:
         self._processor = load_processor(path, read_file(path))
         self._num_pieces: int = self._processor.GetPieceSize()
         self.bos_id = _or_none(self._processor.bos_id())

@@ -7,9 +7,9 @@ repeated SentencePiece pieces = 1 {string piece = 1; float score = 2; Type type 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import damaged, read_file
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     """NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED or BYTE."""
 
 
-def load_processor(path: Path, model: bytes) -> Any:
+def load_processor(path: ReadablePath, model: bytes) -> Any:
     """The library's processor of a model.
 
     Raises:
@@ -42,7 +42,7 @@ def load_processor(path: Path, model: bytes) -> Any:
     return processor
 
 
-def read_pieces(path: Path) -> list[Piece]:
+def read_pieces(path: ReadablePath) -> list[Piece]:
     """The vocabulary of a tokenizer.model, in the order of ids.
 
     Raises:

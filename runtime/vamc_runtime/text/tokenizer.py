@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.json_backend import LLAMA, JsonTokenizer, open_json
 from vamc_runtime.text.llama_tokenizer import add_bos_and_eos, build_from_sentencepiece
 from vamc_runtime.text.sentencepiece_backend import SentencePieceTokenizer
@@ -124,7 +124,7 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+def load_tokenizer(directory: ReadablePath) -> Tokenizer:
     """The tokenizer of a published checkpoint, or of a runstream's `tokenizer` folder.
 
     Reads tokenizer.json, else tokenizer.model; tokenizer_config.json, special_tokens_map.json, added_tokens.json and
@@ -153,11 +153,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     )
 
 
-def _load_llama(path: Path, config: TokenizerConfig) -> Tokenizer:
+def _load_llama(path: ReadablePath, config: TokenizerConfig) -> Tokenizer:
     if config.tokenizer_class not in LLAMA:
         raise UserError(
-            f"{path.parent / 'tokenizer_config.json'}: tokenizer_class is {config.tokenizer_class}, which decides how "
-            f"{path.name} is read",
+            f"the tokenizer_class beside {path} is {config.tokenizer_class}, which decides how {path.name} is read",
             expected=f"{' or '.join(LLAMA)}, or Baichuan's",
             fix="compile the checkpoint: the runstream holds the tokenizer as transformers builds it",
         )

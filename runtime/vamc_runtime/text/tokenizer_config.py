@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import read_json
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -70,7 +70,7 @@ class TokenizerConfig:
         return None if token is None else token.content
 
 
-def read_generation_settings(directory: Path) -> dict[str, Any]:
+def read_generation_settings(directory: ReadablePath) -> dict[str, Any]:
     """generation_config.json; without one, what config.json says about generation, as transformers has it.
 
     Raises:
@@ -80,7 +80,7 @@ def read_generation_settings(directory: Path) -> dict[str, Any]:
     return read_json(path if path.exists() else directory / "config.json")
 
 
-def read_tokenizer_config(directory: Path) -> TokenizerConfig:
+def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
     """Everything the JSON files in a tokenizer directory say; missing files say nothing.
 
     Raises:
@@ -117,7 +117,9 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
     )
 
 
-def _special_tokens(config: Mapping[str, Any], path: Path) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...]]:
+def _special_tokens(
+    config: Mapping[str, Any], path: ReadablePath
+) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...]]:
     """Named special tokens and those without a name, of tokenizer_config.json or special_tokens_map.json."""
     named = {name: _token(config[name], name, path) for name in _NAMED_TOKENS if config.get(name) is not None}
     for name, value in config.items():  # a token of the model's own, image_token for example
@@ -136,7 +138,7 @@ def _special_tokens(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Ad
     return named, tuple(extra)
 
 
-def _added_tokens_decoder(value: object, path: Path) -> dict[int, AddedToken]:
+def _added_tokens_decoder(value: object, path: ReadablePath) -> dict[int, AddedToken]:
     if not isinstance(value, dict):
         raise _wrong(path, "added_tokens_decoder", value, 'an object {id: {"content": text}}')
     added = {}
@@ -147,7 +149,7 @@ def _added_tokens_decoder(value: object, path: Path) -> dict[int, AddedToken]:
     return added
 
 
-def _added_tokens_file(path: Path, special: set[str]) -> dict[int, AddedToken]:
+def _added_tokens_file(path: ReadablePath, special: set[str]) -> dict[int, AddedToken]:
     added = {}
     for text, token_id in read_json(path).items():
         if not text or not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < 2**32:
@@ -157,7 +159,7 @@ def _added_tokens_file(path: Path, special: set[str]) -> dict[int, AddedToken]:
     return added
 
 
-def _token(value: object, name: str, path: Path, *, special: bool = True) -> AddedToken:
+def _token(value: object, name: str, path: ReadablePath, *, special: bool = True) -> AddedToken:
     """A token given as text or, as transformers saves it, as an object with `content`.
 
     Args:
@@ -176,33 +178,33 @@ def _token(value: object, name: str, path: Path, *, special: bool = True) -> Add
     return AddedToken(content=content, **{**flags, "special": special or flags.get("special", False)})
 
 
-def _flag(config: Mapping[str, Any], key: str, path: Path) -> bool | None:
+def _flag(config: Mapping[str, Any], key: str, path: ReadablePath) -> bool | None:
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
         raise _wrong(path, key, value, "true, false or null")
     return value
 
 
-def _text(config: Mapping[str, Any], key: str, path: Path) -> str | None:
+def _text(config: Mapping[str, Any], key: str, path: ReadablePath) -> str | None:
     value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise _wrong(path, key, value, "a text or null")
     return value
 
 
-def _ids(value: object, key: str, path: Path) -> frozenset[int]:
+def _ids(value: object, key: str, path: ReadablePath) -> frozenset[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
         raise _wrong(path, key, value, "an id or a list of ids")
     return frozenset(ids)
 
 
-def _first_id(value: object, key: str, path: Path) -> int | None:
+def _first_id(value: object, key: str, path: ReadablePath) -> int | None:
     ids = value if isinstance(value, list) else [value]
     return None if value is None or not ids else next(iter(_ids(ids[:1], key, path)), None)
 
 
-def _wrong(path: Path, key: str, value: object, expected: str) -> UserError:
+def _wrong(path: ReadablePath, key: str, value: object, expected: str) -> UserError:
     shown = repr(value)
     return UserError(
         f"{path}: {key} is {shown if len(shown) <= 200 else shown[:200] + '...'}",

@@ -65,7 +65,7 @@ def test_a_checkpoints_tokenizer_is_transformers_or_refused(
 ) -> None:
     checkpoint = kind_folder(kind, tmp_path_factory.getbasetemp())
     if kind in RAW - {"no_class"}:
-        with pytest.raises(UserError, match="compile the checkpoint|no tokenizer"):
+        with pytest.raises(UserError, match=r"compile the checkpoint|no tokenizer"):
             load_tokenizer(checkpoint)
     else:
         compare(load_tokenizer(checkpoint), reference_of(checkpoint), kind)
