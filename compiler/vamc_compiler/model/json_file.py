@@ -9,10 +9,10 @@ from typing import Any
 
 from vamc_compiler.show import describe_json, printable
 from vamc_runtime.errors import UserError
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 MAX_JSON_BYTES = 32 << 20
 """Larger than the index of any published checkpoint; what is parsed takes up to twenty times as much memory."""
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -66,12 +66,7 @@ def _read_bytes(path: Path, what: str) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", expected=f"{what}, a JSON object") from error
-    if data.startswith(_LFS_POINTER):
-        raise UserError(
-            f"{path} is a pointer of Git LFS, not the file itself",
-            expected=f"{what}, a JSON object",
-            fix="fetch the files of the checkpoint: git lfs pull",
-        )
+    refuse_lfs_pointer(path, data)
     return data
 
 
