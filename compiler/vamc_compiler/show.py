@@ -31,12 +31,12 @@ def describe_json(value: object) -> str:
     if isinstance(value, bool):
         return f"{str(value).lower()} (a boolean)"
     if isinstance(value, int):
-        return f"{_digits(value)} (a whole number)"
+        return f"{show_integer(value)} (a whole number)"
     if isinstance(value, float):
         return f"{value} (a number)"
     return "a list" if isinstance(value, list) else "an object"
 
 
-def _digits(value: int) -> str:
+def show_integer(value: int) -> str:
     """An integer; one that Python would not print (more than 4300 digits) by its size."""
     return str(value) if value.bit_length() < 512 else f"an integer of {value.bit_length()} bits"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import printable, show_integer
 from vamc_runtime.errors import nearest_name
 
 from .constraints import AtLeast, Between, Checked, PathRole
@@ -119,9 +119,9 @@ def _quotes_fix(fits: Any, given: Expanded) -> str:
 
 def _check(constraint: Any, value: Any, kind: Any, place: Place) -> None:
     if isinstance(constraint, AtLeast) and value < constraint.minimum:
-        raise RefusalError(place, f"found {describe_json(value)}", expected=describe_kind(kind))
+        raise RefusalError(place, f"found {show_integer(value)}", expected=describe_kind(kind))
     if isinstance(constraint, AtLeast) and value > constraint.maximum:
-        raise RefusalError(place, f"found {describe_json(value)}", expected=f"at most {constraint.maximum}")
+        raise RefusalError(place, f"found {show_integer(value)}", expected=f"at most {constraint.maximum}")
     if isinstance(constraint, Between) and not constraint.holds(value):
         raise RefusalError(place, f"found {value}", expected=constraint.description)
     if isinstance(constraint, Checked):

@@ -69,7 +69,7 @@ def _replacement(match: re.Match[str], place: Place, environment: Mapping[str, s
     name, default = body["name"], body["default"]
     if default is None:
         if name not in environment:
-            fix = f"set it, or give a default: ${{{printable(name)}:-default}}"
+            fix = f"set {printable(name)}, or give a default: ${{{printable(name)}:-default}}"
             raise RefusalError(place, f"the variable {printable(name)}, which is not set", fix=fix)
         return environment[name], True
     if environment.get(name):

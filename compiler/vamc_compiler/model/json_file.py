@@ -29,7 +29,9 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise UserError(found, expected=f"{what}, a JSON object in UTF-8", fix="save it as UTF-8") from error
     except _DuplicateKeyError as error:
         found = f"{path} has two different values for {printable(error.key)!r}"
-        raise UserError(found, expected="each key once", fix="keep the one that belongs to the weights") from error
+        raise UserError(
+            found, expected=f"{what}, each key once", fix="keep the one that belongs to the weights"
+        ) from error
     except RecursionError as error:
         raise UserError(f"{path} cannot be read: it is nested too deeply", expected=f"{what}, a JSON object") from error
     except ValueError as error:  # also an integer of more digits than Python converts

@@ -42,7 +42,7 @@ ODD = {
     "surrogate": '"\\ud800"',
     "escape sequence": '"\\e[31mred"',
     "NUL": '"\\0"',
-    "deep": "[" * 5000 + "]" * 5000,
+    "deep": "[" * 1200 + "]" * 1200,
     "long": "x" * 100_000,
     "digits that end otherwise": "1" * 50_000 + "x",
     "open variable": "${",
@@ -109,8 +109,8 @@ def test_a_message_names_the_place_of_a_bad_escape(error_of: ErrorOf, good: str)
 
 
 def test_many_mistakes_are_cut(error_of: ErrorOf, good: str) -> None:
-    message = error_of(good + "".join(f"key{i}: 1\n" for i in range(20_000)))
-    assert message.splitlines()[-1] == "  and 19950 more"
+    message = error_of(good + "".join(f"key{i}: 1\n" for i in range(2_000)))
+    assert message.splitlines()[-1] == "  and 1950 more"
 
 
 @pytest.mark.parametrize(
