@@ -22,10 +22,12 @@ from vamc_compiler.model.check import check_model
 from vamc_compiler.model.quantized import check_no_quantized_tensors
 from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
+    add_certificate,
     copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
+    write_manifest,
     write_onnx,
 )
 from vamc_compiler.packing import Packing
@@ -36,7 +38,7 @@ from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.trace.rank_module import list_ranks
-from vamc_compiler.verify.certify import add_certificate, certify
+from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
@@ -245,11 +247,6 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
-
-
-def write_manifest(written: Manifest, folder: Path) -> None:
-    """Write manifest.json."""
-    (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:

@@ -27,6 +27,7 @@ from vamc_compiler.verify.reference_code import Original, build_original, own_co
 from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 Values = npt.NDArray[np.float32]
 
@@ -77,6 +78,7 @@ class Reference:
         except (Exception, SystemExit) as error:
             if not self._original.is_own_code or isinstance(error, UserError):
                 raise
+            raise_lack(error)
             raise own_code_failed(self.description, error) from error
         finally:
             for hook in hooks:

@@ -24,6 +24,7 @@ from vamc_compiler.model.config import model_config_from
 from vamc_compiler.model.registry import written_for_transformers
 from vamc_compiler.verify.reference_baichuan import BaichuanReference, published_norm_head
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ def _build_transformers(directory: Path) -> Original:
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
             )
     except Exception as error:
+        raise_lack(error)
         raise UserError(
             f"transformers {release} builds no model from {directory / 'config.json'}: {_summary(error)}",
             expected="a configuration as it was published with the weights",
@@ -157,6 +159,7 @@ def _build_own_code(directory: Path, auto_map: Mapping[str, str], content: Mappi
         with _without_weights():
             model: nn.Module = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
     except (Exception, SystemExit) as error:
+        raise_lack(error)
         raise own_code_failed(description, error) from error
     return Original(model=model, description=description, is_own_code=True, options=_NO_CACHE)
 
