@@ -18,7 +18,7 @@ from vamc_compiler.model.quantized import check_not_quantized
 from vamc_compiler.model.rows import architectures_of, choose_row, model_type_of
 from vamc_compiler.model.source_code import load_module, load_package
 from vamc_compiler.model.supported import check_supported
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 OWN_CONFIG = "config_vacc.json"
@@ -122,7 +122,7 @@ def _from_checkpoint_code(
     elif norm_head is not None:
         config = replace(config, normalize_head=norm_head)
     file = code_path(checkpoint, target).name
-    label = f"{printable(config.model_type or 'model')} (checkpoint's own {printable(file)})"
+    label = f"{one_line(config.model_type or 'model')} (checkpoint's own {one_line(file)})"
     return ModelSource(config, (checkpoint, source_code), file, target.class_name, label, is_own_code=True)
 
 
@@ -200,7 +200,7 @@ def _about_classes(fields: Fields, row: Mapping[str, Any]) -> Iterator[str]:
     target = auto_map_of(fields)
     if target is not None and target.module not in row.get("published_code", ()):
         yield (
-            f"{fields.path} names code of its own, {printable(target.module)}.py: compiled as {row['name']}; whether "
+            f"{fields.path} names code of its own, {one_line(target.module)}.py: compiled as {row['name']}; whether "
             "that is the same, a verification with --trust-checkpoint-code shows"
         )
     classes, known = fields.raw.get("architectures"), row.get("architectures")

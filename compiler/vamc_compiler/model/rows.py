@@ -11,7 +11,7 @@ import yaml
 from vamc_compiler.model.code_files import auto_map_of
 from vamc_compiler.model.fields import Fields
 from vamc_compiler.model.supported import is_one_of
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import describe_json, one_line
 from vamc_runtime.errors import UserError
 
 
@@ -46,7 +46,7 @@ def choose_row(source_code: Path, fields: Fields) -> Mapping[str, Any]:
     known = "\n".join(f"  - {row['name']} ({_conditions(row)})" for row in rows)
     raise UserError(
         f"{fields.path} describes an architecture that no modeling file covers: model_type "
-        f"{printable(model_type)!r}, architectures {architectures_of(fields)}",
+        f"{one_line(model_type)!r}, architectures {architectures_of(fields)}",
         expected=f"one of\n{known}",
         fix=f"write a modeling file in {source_code} and add a row to models.yaml (docs/architecture.md)",
     )
@@ -73,7 +73,7 @@ def _read_rows(path: Path) -> list[Mapping[str, Any]]:
         if missing or lists:
             shown = [f"no text for {key}" for key in missing] + [f"no list for {key}" for key in lists]
             raise UserError(
-                f"{path}: the row {printable(str(row.get('name')))!r} has {', '.join(shown)}",
+                f"{path}: the row {one_line(str(row.get('name')))!r} has {', '.join(shown)}",
                 expected="rows as the comment at its top describes them",
             )
     return rows
@@ -106,4 +106,4 @@ def architectures_of(fields: Fields) -> str:
     """`architectures` for a message."""
     found = fields.raw.get("architectures")
     is_plain = isinstance(found, list) and all(isinstance(name, str) for name in found)
-    return printable(str(found)) if is_plain else describe_json(found)
+    return one_line(str(found)) if is_plain else describe_json(found)

@@ -10,7 +10,7 @@ from fixture_types import ErrorOf, Load
 
 from vamc_compiler.config import load_config
 from vamc_compiler.config.load import MAX_FILE_BYTES
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 # As they are written in YAML; each is tried for every type of setting, as a key, and through --set.
@@ -100,7 +100,7 @@ def test_any_variable_is_taken_or_refused(value: str, load: Load, good: str, mon
 
 def test_texts_that_would_act_on_the_terminal_are_refused(error_of: ErrorOf, good: str) -> None:
     assert error_of(good, 'frontend.quantize={type: int8_per_channel, device: "\\e[2J"}').endswith(
-        r"a text with the character \x1b" "\nexpected: printable characters"
+        r"a text with the character \x1b" "\nexpected: one_line characters"
     )
 
 
@@ -157,5 +157,5 @@ def test_aliases_that_multiply_stay_small(error_of: ErrorOf, good: str) -> None:
 
 
 def test_shown_texts() -> None:
-    assert printable("a\x1b\u202e\ud800é\n") == r"a\x1b\u202e\ud800é\n"
-    assert printable("x" * 200, 5) == "xxxxx... (200 characters)"
+    assert one_line("a\x1b\u202e\ud800é\n") == r"a\x1b\u202e\ud800é\n"
+    assert one_line("x" * 200, 5) == "xxxxx... (200 characters)"
