@@ -160,7 +160,7 @@ class _Converter:
     def _check_text(self, text: str, place: Place) -> None:
         """Refuse texts that no file in UTF-8 and no terminal can take."""
         if found := unusable_characters(text):
-            raise RefusalError(place, f"a text with the character {found}", expected="one_line characters")
+            raise RefusalError(place, f"a text with the character {found}", expected="printable characters")
 
     def _place(self, node: yaml.Node) -> Place:
         return self.place_of(node.start_mark.line, node.start_mark.column)

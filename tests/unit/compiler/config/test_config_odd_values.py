@@ -100,7 +100,7 @@ def test_any_variable_is_taken_or_refused(value: str, load: Load, good: str, mon
 
 def test_texts_that_would_act_on_the_terminal_are_refused(error_of: ErrorOf, good: str) -> None:
     assert error_of(good, 'frontend.quantize={type: int8_per_channel, device: "\\e[2J"}').endswith(
-        r"a text with the character \x1b" "\nexpected: one_line characters"
+        r"a text with the character \x1b" "\nexpected: printable characters"
     )
 
 
