@@ -42,7 +42,7 @@ ODD = {
     "surrogate": '"\\ud800"',
     "escape sequence": '"\\e[31mred"',
     "NUL": '"\\0"',
-    "deep": "[" * 1200 + "]" * 1200,
+    "deep": "[" * 400 + "]" * 400,
     "long": "x" * 100_000,
     "digits that end otherwise": "1" * 50_000 + "x",
     "open variable": "${",
