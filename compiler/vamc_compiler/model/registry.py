@@ -92,7 +92,7 @@ def own_modeling(checkpoint: Path) -> tuple[Fields, CodeTarget] | None:
         return None
     fields = Fields(read_json(path, "the configuration of the checkpoint's own modeling file"), path)
     target = auto_map_of(fields)
-    if target is None or not target.class_name:
+    if target is None or not (target.module.isidentifier() and target.class_name.isidentifier()):
         raise UserError(
             f"{path} names no modeling file",
             expected='"auto_map": {"AutoModelForCausalLM": "modeling_<name>_vacc.<Class>"}',
@@ -131,6 +131,13 @@ def has_own_modeling(checkpoint: Path) -> bool:
     return (checkpoint / OWN_CONFIG).is_file()
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above that may not be read
+        raise UserError(f"the checkpoint {one_line(str(path))} cannot be read: {error.strerror}") from error
+
+
 def find_model(
     checkpoint: Path, source_code: Path, *, trust_checkpoint_code: bool, norm_head: bool | None = None
 ) -> ModelSource:
@@ -145,7 +152,7 @@ def find_model(
     Raises:
         UserError: not a checkpoint directory, one with quantized weights, or a model that no modeling file computes.
     """
-    if not checkpoint.is_dir():
+    if not _is_directory(checkpoint):
         raise UserError(
             f"the checkpoint {checkpoint} is not a directory",
             expected="a Hugging Face checkpoint directory with config.json",
