@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import resource
 import signal
 import sys
@@ -21,13 +22,15 @@ from vamc_runtime.bench.numbers import parse_numbers
 from vamc_runtime.console import OutputLostError, StandardStreams, say
 from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from vamc_runtime.ranks.place import launched_rank
-from vamc_runtime.resources import explain, limit_of
+from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of
 from vamc_runtime.supervise import Journal, supervise
 
 EXIT_TERMINATED = 143
 ONE_SIGNAL_SECONDS = 0.3
 """Signals this near to each other are one: nobody presses Ctrl-C twice in that time."""
 
+RESERVE_BYTES = 8 << 20
+"""Address space, not memory, that is kept to have enough for a message when it runs out."""
 
 # What a command needs beyond the thin runtime; asked for by name, because some of it may be installed for others.
 _COMPILER_NEEDS = {
@@ -248,6 +251,7 @@ class _Stop:
 def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
     """Do what was asked for; the exit status, whatever happens."""
     stop = _Stop()
+    reserve = bytearray(RESERVE_BYTES)
     try:
         streams.check()
         function: Callable[[argparse.Namespace], int] = options.function
@@ -267,7 +271,8 @@ def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
         if stop.status is not None:
             _report("vamc: interrupted")
             return stop.status
-        lack = explain(error)
+        reserve.clear()
+        lack = explain(error) or find_lack([], address_space_bytes(os.getpid()))
         if lack is not None:
             _report(f"vamc: error: {lack}")
             return EXIT_USER_ERROR

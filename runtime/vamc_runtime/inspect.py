@@ -12,6 +12,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
 from vamc_runtime.printable import printable
+from vamc_runtime.quantities import significant
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
 from vamc_runtime.self_test import find_state, this_host
 
@@ -52,7 +53,7 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
     verified, *figures = describe_numerics(certificate)
     return [
         ("name", manifest.name),
-        ("model", f"{model.label}, {model.num_parameters / 1e6:,.1f} M parameters"),
+        ("model", f"{model.label}, {significant(model.num_parameters / 1e6)} M parameters"),
         ("", f"{model.num_layers} layers, hidden {model.hidden_size}, {heads}, vocabulary {model.vocab_size:,}"),
         ("precision", f"weights {precision.quantization or precision.weights}, KV cache {precision.kv_cache}"),
         ("", f"activations {precision.activations}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -23,6 +24,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EI
 # How C and C++ libraries name the same: their errors arrive as ImportError, RuntimeError or a class of their own.
 _PHRASES = {
     "bad_alloc": errno.ENOMEM,
+    "memoryerror": errno.ENOMEM,
     "cannot allocate memory": errno.ENOMEM,
     "can't allocate memory": errno.ENOMEM,
     "out of memory": errno.ENOMEM,
@@ -56,6 +58,17 @@ def explain(error: BaseException, *, stage: str = "", folders: Iterable[Path] = 
         if isinstance(cause, FileNotFoundError) and "usable temporary directory" in str(cause):
             return _no_temporary_folder()
     return None
+
+
+def raise_lack(error: BaseException) -> None:
+    """Raise the message of `explain` where there is one: before an error is laid at another's door.
+
+    Raises:
+        UserError: the error says what ran out or was refused.
+    """
+    lack = explain(error)
+    if lack is not None:
+        raise lack from error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -239,11 +252,12 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
 
 
 def address_space_bytes(pid: int) -> int:
-    """Address space that a process uses now; 0 for one that has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    except (OSError, IndexError):
-        return 0
+    """The most address space that a process used so far; 0 for one that has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmPeak:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def find_lack(folders: Iterable[Path], peak_address_space_bytes: int, *, stage: str = "") -> UserError | None:

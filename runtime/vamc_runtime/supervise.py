@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -26,13 +27,15 @@ from pathlib import Path
 
 from vamc_runtime import resources
 from vamc_runtime.console import say
-from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_USER_ERROR, UserError
+from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from vamc_runtime.processes import kill_tree, living_children, out_of_memory_kills
 from vamc_runtime.ranks.lifeline import die_with_parent
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOOK_SECONDS = 0.5
-"""How often the parent reads what the child reports, and looks how much address space it uses."""
+"""How often the parent reads what the child reports."""
+LIMITED_LOOK_SECONDS = 0.02
+"""The same where address space is limited: how much the child used can be seen only before it dies."""
 _PR_SET_CHILD_SUBREAPER = 36
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -154,8 +157,9 @@ def _adopt_orphans() -> None:
 
 def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
     """Wait for the child's end, and pass signals on; its status as `os.wait` gives it."""
+    look = LOOK_SECONDS if resources.limit_of(resource.RLIMIT_AS) is None else LIMITED_LOOK_SECONDS
     while True:
-        received = signal.sigtimedwait({*passed_on, signal.SIGCHLD}, LOOK_SECONDS)
+        received = signal.sigtimedwait({*passed_on, signal.SIGCHLD}, look)
         child.read()
         if received is not None and received.si_signo != signal.SIGCHLD:
             child.interrupted_by = received.si_signo
@@ -171,7 +175,11 @@ def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
 def _end(child: _Child, wait_status: int) -> int:
     """The exit status of a child that is gone; tidies up where it could not do so itself."""
     if child.status is not None:
-        return child.status
+        # OpenBLAS sends itself SIGINT where it cannot start a thread; Ctrl-C would have reached this process too.
+        lack = _lack(child) if child.status == EXIT_INTERRUPTED and child.interrupted_by is None else None
+        if lack is not None:
+            say(f"vamc: error: {lack}")
+        return child.status if lack is None else EXIT_USER_ERROR
     for orphan in living_children(os.getpid()):
         kill_tree(orphan)
     if sys.stderr.isatty():
@@ -216,7 +224,7 @@ def _explain(child: _Child, exit_code: int) -> UserError | None:
             f"the limit of `ulimit {option}` was reached{stage} ({_how(exit_code)})",
             fix=f"ulimit {option} unlimited",
         )
-    lack = resources.find_lack(child.folders, child.address_space_bytes, stage=child.stage)
+    lack = _lack(child)
     if lack is not None:
         return UserError(f"{lack.found} ({_how(exit_code)})", expected=lack.expected, fix=lack.fix)
     if exit_code == -signal.SIGBUS:
@@ -226,6 +234,10 @@ def _explain(child: _Child, exit_code: int) -> UserError | None:
             fix="check that nothing else writes the checkpoint, and the system's log for errors of the disk",
         )
     return None
+
+
+def _lack(child: _Child) -> UserError | None:
+    return resources.find_lack(child.folders, child.address_space_bytes, stage=child.stage)
 
 
 def _killed(child: _Child, stage: str) -> UserError:

@@ -112,6 +112,7 @@ def open_subject(
         config.frontend.checkpoint,
         find_source_code(runstream.resolve()),
         trust_checkpoint_code=trust_checkpoint_code,
+        norm_head=config.frontend.model_kwargs.norm_head,
     )
     for warning in source.warnings:
         stages.reporter.warn(warning)
