@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
@@ -224,7 +225,8 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
 
     digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
     with stages.stage("weights") as note:
-        files = _plan_weights(graphs, packings, folder, digest)
+        written = _manifest(config, inputs, graphs, libraries, digest)
+        files = _plan_weights(graphs, packings, folder, written)
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
@@ -243,7 +245,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
-        written = _manifest(config, inputs, graphs, libraries, records, digest)
+        written = dataclasses.replace(written, files=records)
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
@@ -256,7 +258,7 @@ def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
 
 
 def _plan_weights(
-    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, digest: str
+    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, written: Manifest
 ) -> list[RankFile]:
     """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
     return [
@@ -264,7 +266,7 @@ def _plan_weights(
             folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
             graph.parameters,
             packings,
-            {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
+            written.rank_metadata(graph.rank),
         )
         for graph in graphs
     ]
@@ -275,9 +277,9 @@ def _manifest(
     inputs: BuildInputs,
     graphs: Sequence[RankGraph],
     libraries: Sequence[manifest.Library],
-    records: dict[str, manifest.FileRecord],
     digest: str,
 ) -> Manifest:
+    """The manifest, its files apart."""
     model = inputs.source.config
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
@@ -311,7 +313,7 @@ def _manifest(
         ),
         libraries=tuple(libraries),
         parameters=tuple(spec.name for spec in graphs[0].parameters),
-        files=records,
+        files={},
         toolchain=toolchain_versions(),
         checkpoint=manifest.SourceCheckpoint(path=str(inputs.checkpoint.directory), digest=digest),
         settings=effective_settings(config),

@@ -179,12 +179,9 @@ def check_rank_weights(runstream: Runstream, rank: int) -> SafetensorsHeader:
     """
     manifest = runstream.manifest
     header = read_header(runstream.weights_file(rank))
-    expected = {
-        "rank": str(rank),
-        "ranks": str(manifest.tensor_parallel),
-        "checkpoint": manifest.checkpoint.digest,
-    }
-    for key, value in expected.items():
+    expected = manifest.rank_metadata(rank)
+    for key in ("rank", "ranks", "checkpoint"):
+        value = expected[key]
         if header.metadata.get(key) != value:
             raise UserError(
                 f"{header.path} holds the weights of {key} {header.metadata.get(key)}",
@@ -192,6 +189,12 @@ def check_rank_weights(runstream: Runstream, rank: int) -> SafetensorsHeader:
                 fix="files of ranks or runstreams were mixed up: copy the runstream again, or compile it again",
             )
     _check_tensors(header, manifest.parameters)
+    if header.metadata.get("step") != expected["step"]:
+        raise UserError(
+            f"{header.path} holds weights for another step than manifest.json describes",
+            expected="the weights of the same build: its model, precision, limits and KV cache",
+            fix="files of runstreams were mixed up, or one was edited: copy the runstream again, or compile it again",
+        )
     return header
 
 

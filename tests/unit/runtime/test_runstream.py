@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_runstream as fake
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from vamc_runtime import file_content
 from vamc_runtime import runstream as subject
 from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import Limits
 from vamc_runtime.runstream import (
     check_hashes,
     check_rank_weights,
@@ -202,6 +205,24 @@ class TestRankWeights:
         with pytest.raises(UserError) as caught:
             check_rank_weights(open_runstream(path), 0)
         assert found in caught.value.found and str(path / WEIGHTS_0) in caught.value.found
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"limits": Limits(max_prefill_tokens=16, max_context_tokens=64)},
+            {"limits": Limits(max_prefill_tokens=8, max_context_tokens=128)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, page_tokens=8)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, head_dim=16)},
+            {"model": replace(fake.make_manifest().model, vocab_size=401)},
+            {"precision": replace(fake.make_manifest().precision, activations="int8")},
+        ],
+    )
+    def test_weights_of_another_step(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        """Compiled code would read memory that is not there."""
+        fake.build(tmp_path)
+        fake.write_manifest(tmp_path, fake.make_manifest(**change))
+        with pytest.raises(UserError, match="holds weights for another step than"):
+            check_rank_weights(open_runstream(tmp_path), 0)
 
     def test_tensors_that_are_not_aligned(self, path: Path) -> None:
         metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
