@@ -30,6 +30,7 @@ from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.resources import raise_lack
+from vamc_runtime.runstream import TOKENIZER_FOLDER
 from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
@@ -89,7 +90,7 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
     start = time.perf_counter()
     return_freed_memory()
     subject = request.subject
-    tokens = tokens_of(subject.config, subject.source.config.vocab_size)
+    tokens = tokens_of(subject.config, subject.runstream / TOKENIZER_FOLDER, subject.source.config.vocab_size)
     with contextlib.ExitStack() as stack:
         verification = _Verification(request, tokens, stages, stack, on_failure)
         verification.run()
@@ -99,7 +100,7 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
 def _decoder(subject: Subject) -> Decode:
     """Token ids to text; the ids themselves where there is no tokenizer."""
     try:
-        tokenizer = load_tokenizer(subject.checkpoint.directory)
+        tokenizer = load_tokenizer(subject.runstream / TOKENIZER_FOLDER)
     except UserError:
         return lambda ids: " ".join(map(str, ids))
     return lambda ids: tokenizer.decode(list(ids))
