@@ -108,7 +108,7 @@ def test_what_the_linker_lacked_is_an_error_of_the_system(
     script.chmod(0o755)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    with pytest.raises(OSError, match="") as caught:
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
         link_library(executable, tmp_path / "model.so", [str(script)])
     assert caught.value.errno == number and caught.value.filename == str(tmp_path / "model.so")
     assert not list((tmp_path / "temporary").iterdir())
