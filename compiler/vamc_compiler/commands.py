@@ -1,11 +1,13 @@
 """`vamc compile`, `vamc verify`, `vamc check`: from parsed options to the functions that work, and to the screen.
 
-What is imported here at the top is light: a mistake in the YAML is reported before torch and TVM are loaded.
+What is imported here at the top is light: a mistake in the YAML or in the checkpoint's config.json is reported before
+torch and TVM are loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import time
@@ -19,10 +21,13 @@ from rich.text import Text
 from vamc_compiler.config import (
     BuildConfig,
     check_buildable,
+    describe_obstacles,
     effective_settings,
+    find_obstacles,
     flat_settings,
     load_config,
 )
+from vamc_compiler.model.check import check_model
 from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
 from vamc_runtime.console import print_json, print_path
@@ -42,6 +47,7 @@ def compile(options: argparse.Namespace) -> int:
     """
     config = load_config(options.config, options.overrides)
     check_buildable(config)
+    check_model(config, trust_checkpoint_code=options.trust_checkpoint_code)  # its warnings come with the build
     reporter = TerminalReporter(options.journal)
     start = time.perf_counter()
     try:
@@ -115,22 +121,32 @@ def _relative(path: Path) -> Path:
 def check(options: argparse.Namespace) -> int:
     """Validate a config and show every effective setting; returns the exit status.
 
+    A valid config that this version cannot build yet gets a note.
+
     Raises:
-        UserError: the config has mistakes, or describes something this version cannot build.
+        UserError: the config has mistakes.
     """
     config = load_config(options.config, options.overrides)
+    obstacles = find_obstacles(config)
     if options.json:
-        check_buildable(config)
         document = {
             "settings": effective_settings(config),
             "sources": dict(config.setting_sources),
             "warnings": list(config.warnings),
+            "buildable": not obstacles,
+            "obstacles": [dataclasses.asdict(obstacle) for obstacle in obstacles],
         }
         print_json(document)
         return 0
     _print_settings(config, options.config)
-    check_buildable(config)
-    Console().print(Text(f"{options.config} is valid", style="green"))
+    console = Console()
+    console.print(Text(f"{options.config} is valid", style="green"))
+    if obstacles:
+        note = f"this version cannot build it yet:\n{describe_obstacles(obstacles)}"
+        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+    for obstacle in obstacles:
+        if obstacle.nearest:
+            console.print(Text(f"nearest that it can build: {obstacle.nearest}"), soft_wrap=True)
     return 0
 
 

@@ -18,13 +18,16 @@ from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.libraries import FOLDER as LIBRARIES
 from vamc_compiler.libraries import build_library
 from vamc_compiler.link import find_linker
-from vamc_compiler.model.registry import ModelSource, find_model, has_own_modeling
-from vamc_compiler.model.source_code import find_source_code
+from vamc_compiler.model.check import check_model
+from vamc_compiler.model.quantized import check_no_quantized_tensors
+from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
+    add_certificate,
     copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
+    write_manifest,
     write_onnx,
 )
 from vamc_compiler.packing import Packing
@@ -35,7 +38,7 @@ from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.trace.rank_module import list_ranks
-from vamc_compiler.verify.certify import add_certificate, certify
+from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
@@ -44,7 +47,6 @@ from vamc_compiler.weights.fit import fit_checkpoint
 from vamc_compiler.weights.safetensors_file import ITEM_BYTES
 from vamc_compiler.weights.writer import RankFile, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
-from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.resources import explain, require_space
 
@@ -150,30 +152,21 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     for warning in config.warnings:
         reporter.warn(warning)
     check_buildable(config)
-    source = find_model(
-        config.frontend.checkpoint,
-        find_source_code(config.source_path.parent),
-        trust_checkpoint_code=request.trust_checkpoint_code,
-    )
+    source = check_model(config, trust_checkpoint_code=request.trust_checkpoint_code)
     for warning in source.warnings:
         reporter.warn(warning)
     if config.frontend.model_kwargs.model_arch == "vacc" and not has_own_modeling(config.frontend.checkpoint):
         reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
-    longest = source.config.max_position_embeddings
-    if context > longest:
-        raise UserError(
-            f"frontend.shape.input_ids asks for a context of {context} tokens",
-            expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
-            fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
-        )
     if config.verify.when == "compile":
         tokens_of(config, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
+    checkpoint = open_checkpoint(config.frontend.checkpoint)
+    check_no_quantized_tensors(checkpoint.directory, checkpoint.tensors)
     fitted = fit_checkpoint(
         source,
-        open_checkpoint(config.frontend.checkpoint),
+        checkpoint,
         lambda source: list_ranks(source, num_ranks, ModelPrecision.of(config)),
     )
     targets = resolve_targets(config.backend.target.mcpu)
@@ -254,11 +247,6 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
-
-
-def write_manifest(written: Manifest, folder: Path) -> None:
-    """Write manifest.json."""
-    (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 
 LONGEST_MARK_BYTES = 64
 """So much of a file's beginning is enough to tell."""
@@ -12,7 +11,7 @@ _MARKS = (b"version https://git-lfs.github.com/", b"version https://hawser.githu
 """First line of a pointer (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md); hawser is the name before."""
 
 
-def refuse_lfs_pointer(path: Path, beginning: bytes, *, fix: str = "run `git lfs pull` in that folder") -> None:
+def refuse_lfs_pointer(path: ReadablePath, beginning: bytes, *, fix: str = "run `git lfs pull` in that folder") -> None:
     """Refuse a file whose first bytes are those of a pointer.
 
     Args:

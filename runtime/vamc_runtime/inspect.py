@@ -11,6 +11,7 @@ from vamc_runtime.console import print_json
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
+from vamc_runtime.printable import printable
 from vamc_runtime.quantities import significant
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
 from vamc_runtime.self_test import find_state, this_host
@@ -48,7 +49,7 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
     heads += f", {model.num_kv_heads} for keys and values" if model.num_kv_heads != model.num_heads else ""
     token_bytes = kv.page_bytes / kv.page_tokens
     precision = manifest.precision
-    certificate = read_certificate(runstream.path)
+    certificate = read_certificate(runstream)
     verified, *figures = describe_numerics(certificate)
     return [
         ("name", manifest.name),
@@ -111,9 +112,9 @@ def _self_test(runstream: Runstream, certificate: Certificate | None) -> str:
 
 def as_data(runstream: Runstream) -> dict[str, Any]:
     """The manifest with the certificate, or None, under `numerics`."""
-    certificate = read_certificate(runstream.path)
+    certificate = read_certificate(runstream)
     numerics = None if certificate is None else dataclasses.asdict(certificate)
-    return dataclasses.asdict(runstream.manifest) | {"numerics": numerics}
+    return runstream.manifest.to_dict() | {"numerics": numerics}
 
 
 def inspect_command(options: argparse.Namespace) -> int:
@@ -135,6 +136,6 @@ def inspect_command(options: argparse.Namespace) -> int:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in describe(runstream):
-        table.add_row(Text(label), Text(value))
+        table.add_row(Text(label), Text(printable(value)))
     Console().print(table)
     return 0

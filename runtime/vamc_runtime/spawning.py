@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import context, process, resource_tracker, util
 from typing import Any
 
@@ -15,11 +15,11 @@ class _Process(context.SpawnProcess):
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> Any:  # noqa: N802  # multiprocessing's name
         with _without_current_directory():
-            return context.SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return context.SpawnProcess._Popen(process_obj)
 
 
 class _Context(context.SpawnContext):
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 def spawn_context() -> context.SpawnContext:
@@ -32,10 +32,10 @@ def spawn_context() -> context.SpawnContext:
 @contextlib.contextmanager
 def _without_current_directory() -> Iterator[None]:
     """multiprocessing starts every process as `python -c CODE`, through one function."""
-    start: Any = util.spawnv_passfds
+    start = util.spawnv_passfds
     given = os.environ.get("PYTHONPATH")
 
-    def start_safely(path: bytes, arguments: list[str], descriptors: list[int]) -> Any:
+    def start_safely(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
         code = arguments.index("-c") + 1
         return start(
             path, [*arguments[:code], WITHOUT_CURRENT_DIRECTORY + arguments[code], *arguments[code + 1 :]], descriptors

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ MARK = "VAMC_KILL_MARK"
 SHARED_MEMORY = Path("/dev/shm")
 VAMC = Path(sys.executable).parent / "vamc"
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
+KILL = (signal.SIGKILL,)
+ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 APPEAR_SECONDS = 60.0
 LEFT_SECONDS = 2.0
 """After so long nothing may be left."""
@@ -114,6 +117,9 @@ def _wait_for(kind: Kind, mark: str, program: subprocess.Popen[bytes], rng: rand
 
 def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
     """Start, kill at a random moment, look; None when there was nothing to kill."""
+    for number in ENDINGS[1:]:
+        if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, or in the background: children would inherit it
+            signal.signal(number, signal.SIG_DFL)
     mark = uuid.uuid4().hex
     before = _shared_names()
     with tempfile.TemporaryFile() as errors:
@@ -168,7 +174,7 @@ def _describe(process: psutil.Process) -> str:
 
 
 def _is_rank(number: int) -> Callable[[psutil.Process], bool]:
-    return lambda process: process.environ().get("PMI_RANK") == str(number) and "python" in process.name()
+    return lambda process: process.environ().get("PMI_RANK") == str(number)
 
 
 def _is_named(name: str) -> Callable[[psutil.Process], bool]:
@@ -177,10 +183,6 @@ def _is_named(name: str) -> Callable[[psutil.Process], bool]:
 
 def _is_program(process: psutil.Process) -> bool:
     return "vamc" in process.name() and "PMI_RANK" not in process.environ()
-
-
-KILL = (signal.SIGKILL,)
-ENDINGS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def run_command(runstream: Path) -> list[str]:
@@ -204,8 +206,34 @@ def kinds_of_running(one: Path, two: Path) -> Iterator[Kind]:
     yield Kind("user's mpiexec", by_user, _is_named("mpiexec"), ENDINGS, 3.0)
     yield Kind("user's hydra proxy", by_user, _is_named("hydra_pmi"), KILL, 2.5, leaves_names=True)
     for number in (0, 1):
-        chosen = lambda process, number=number: process.environ().get("PMI_RANK") == str(number)  # noqa: E731
-        yield Kind(f"user's rank {number}", by_user, chosen, KILL, 2.5, leaves_names=True)
+        yield Kind(f"user's rank {number}", by_user, _is_rank(number), KILL, 2.5, leaves_names=True)
+
+
+PARALLEL_COMPILE = """
+import sys
+from vamc_compiler import graph
+from vamc_compiler.weights import writer
+from vamc_runtime.cli import main
+graph.PARALLEL_LAYERS = writer.SMALL_JOB_ELEMENTS = 0
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+"""`vamc`, whose small models are compiled by several processes as large ones are."""
+
+
+def kinds_of_compiling(config: Path, two: Path, folder: Path) -> Iterator[Kind]:
+    """Every kind of process of compiling and verifying."""
+    program = folder / "vamc_parallel.py"
+    program.write_text(PARALLEL_COMPILE)
+    compiling = [sys.executable, str(program), "compile", str(config), "--set", f"workspace.path={folder}"]
+    compiling += ["--set", "workspace.workers=2"]
+    yield Kind("compile", compiling, lambda process: str(program) in process.cmdline(), ENDINGS, 18.0)
+    yield Kind("worker of compile", compiling, _is_worker, KILL, 2.0)
+    yield Kind("verify", [str(VAMC), "verify", str(two)], _is_program, ENDINGS, 20.0)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return "--multiprocessing-fork" in process.cmdline()
 
 
 def main() -> int:
@@ -213,12 +241,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kills", description="Kill processes at random moments.")
     parser.add_argument("one", type=Path, metavar="ONE", help="runstream of one rank")
     parser.add_argument("two", type=Path, metavar="TWO", help="runstream of two ranks")
+    parser.add_argument("--config", type=Path, help="build config: kill what compiles it and verifies TWO, too")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="of each kind (default 50)")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--only", metavar="TEXT", default="", help="kinds whose name holds this")
     options = parser.parse_args()
     failed = False
-    for kind in kinds_of_running(options.one, options.two):
+    folder = Path(tempfile.mkdtemp(prefix="vamc-kills-"))
+    kinds = list(kinds_of_running(options.one, options.two))
+    if options.config is not None:
+        kinds += kinds_of_compiling(options.config, options.two, folder)
+    for kind in kinds:
         if options.only not in kind.name:
             continue
         seconds, statuses = [], Counter[int | None]()
@@ -242,6 +275,7 @@ def main() -> int:
             flush=True,
         )
         failed = failed or bool(num_bad)
+    shutil.rmtree(folder)
     return 1 if failed else 0
 
 

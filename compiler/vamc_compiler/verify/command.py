@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vamc_compiler.commands import EXIT_OUTSIDE_BUDGET
 from vamc_compiler.config import BuildConfig, check_buildable, load_config
+from vamc_compiler.model.check import check_model
 from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
 from vamc_runtime.console import print_json
@@ -36,7 +37,7 @@ def verify_command(options: argparse.Namespace) -> int:
     stages = Stages(reporter)
     try:
         # A mistake in the YAML or the path is reported before torch and TVM are loaded.
-        config = _check_target(options.target, options.overrides)
+        config = _check_target(options)
         with stages.stage("load compiler") as note:
             from vamc_compiler.verify.report import print_summary, write_report
             from vamc_compiler.verify.verification import verify
@@ -63,13 +64,14 @@ def verify_command(options: argparse.Namespace) -> int:
     return 0 if report.passed else EXIT_OUTSIDE_BUDGET
 
 
-def _check_target(target: Path, overrides: list[str]) -> BuildConfig | None:
+def _check_target(options: argparse.Namespace) -> BuildConfig | None:
     """The config, where the target is one; None for a runstream."""
-    if target.is_dir():
-        read_manifest(target)
+    if options.target.is_dir():
+        read_manifest(options.target)
         return None
-    config = load_config(target, overrides)
+    config = load_config(options.target, options.overrides)
     check_buildable(config)
+    check_model(config, trust_checkpoint_code=options.trust_checkpoint_code)
     return config
 
 

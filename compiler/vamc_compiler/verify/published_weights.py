@@ -90,13 +90,14 @@ class _LibraryFile:
 
     def __init__(self, path: Path) -> None:
         self._find: Callable[[str], Any]
+        self._load: Callable[[str], Any]
         if path.suffix == ".safetensors":
             file = safe_open(path, "pt", backend="pread")
-            self._find = file.get_slice
+            self._find, self._load = file.get_slice, file.get_tensor
             self.names: frozenset[str] = frozenset(file.keys())  # type: ignore[no-untyped-call]
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self._find = state.__getitem__
+            self._find = self._load = state.__getitem__
             self.names = frozenset(state)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -106,7 +107,7 @@ class _LibraryFile:
 
     def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
         """Rows of a tensor; all of it where it has no dimensions."""
-        rows: torch.Tensor = self._find(name)[begin:end] if self.shape(name) else self._find(name)[...]
+        rows: torch.Tensor = self._find(name)[begin:end] if self.shape(name) else self._load(name)
         return rows.detach()
 
 
@@ -133,6 +134,8 @@ def _compare(file: _LibraryFile, stored: str, name: str, indexed: StoredTensor) 
 
 def _sample(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Ranges of rows that are compared."""
+    if 0 in shape:
+        return []
     num_rows = shape[0] if shape else 1
     if len(shape) < 2 and num_rows <= _MAX_VECTOR:
         return [(0, num_rows)]

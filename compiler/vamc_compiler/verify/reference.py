@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vamc_compiler.model.config import read_json
+from vamc_compiler.model.json_file import read_json
 from vamc_compiler.verify.offload import CachedWeights, offload
 from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
@@ -151,7 +151,12 @@ def _rows(value: torch.Tensor) -> Values:
 
 
 def open_reference(
-    checkpoint_dir: Path, checkpoint: Checkpoint, *, trust_checkpoint_code: bool, cache_bytes: int
+    checkpoint_dir: Path,
+    checkpoint: Checkpoint,
+    *,
+    trust_checkpoint_code: bool,
+    cache_bytes: int,
+    norm_head: bool | None = None,
 ) -> Reference | None:
     """Choose and build the original model; no weights are read yet.
 
@@ -160,6 +165,7 @@ def open_reference(
         checkpoint: the index of its tensors.
         trust_checkpoint_code: run the code that the checkpoint carries, when it carries any.
         cache_bytes: how much of the weights, as float32, stays in memory between runs.
+        norm_head: what the build config says of the head of a Baichuan; counts where the checkpoint says nothing.
 
     Returns:
         None where nothing here can compute this kind of model.
@@ -169,7 +175,7 @@ def open_reference(
     """
     raw = read_json(checkpoint_dir / "config.json", "the model configuration")
     with silence():
-        original = build_original(checkpoint_dir, raw, trust_checkpoint_code=trust_checkpoint_code)
+        original = build_original(checkpoint_dir, raw, trust_checkpoint_code=trust_checkpoint_code, norm_head=norm_head)
     if original is None:
         return None
     model = original.model

@@ -5,8 +5,8 @@ tensors, so that a tensor is what torch makes of it; only its storages have no m
 that holds them. Follows torch/serialization.py, `_load`, torch 2.13; `torch._weights_only_unpickler` is not a public
 module: look here first when torch is updated.
 
-torch itself checks neither that a record is as long as its storage, nor that a view lies inside its storage (it reads
-beyond, or makes the storage longer with whatever memory holds). Both are refused.
+torch does not check, in all ways of loading, that a record is as long as its storage, nor that a view lies inside its
+storage (it makes the storage longer, with whatever memory holds). Both are refused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from vamc_runtime.git_lfs import refuse_lfs_pointer
 _ZIP_MARK, _OLD_MARKS = b"PK\x03\x04", (b"\x80\x02", b"ustar")
 _MAX_PICKLE_BYTES = 256 << 20
 """The pickle of a state dict has some 100 bytes for each tensor."""
+_SETTING_BYTES = 16
+"""More than the records have that say how an archive was written."""
 _PLAIN = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor(_v[23])?|parameter(_with_state)?)"
     r"|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch Tensor"
@@ -47,7 +49,7 @@ def read_torch_file(path: Path) -> dict[str, StoredTensor]:
     """
     _check_container(path)
     archive = open_torch_archive(path)
-    _check_byte_order(archive)
+    _check_settings(archive)
     if "constants.pkl" in archive.records:
         raise UserError(
             f"{path} is a TorchScript archive",
@@ -77,10 +79,16 @@ def _check_container(path: Path) -> None:
     raise damaged(path, "it is not a zip file, or it is cut off")
 
 
-def _check_byte_order(archive: TorchArchive) -> None:
-    if "byteorder" not in archive.records:
-        return  # files from before torch 2.1: little-endian
-    order = archive.read("byteorder") if archive.records["byteorder"].num_bytes <= len(b"little") else b""
+def _check_settings(archive: TorchArchive) -> None:
+    """Refuse what the small records say that torch, or this reader, does not take."""
+    settings = {
+        name: archive.read(name) if archive.records[name].num_bytes <= _SETTING_BYTES else b""
+        for name in ("byteorder", ".storage_alignment")
+        if name in archive.records
+    }
+    if not settings.get(".storage_alignment", b"64").isdigit():
+        raise damaged(archive.path, "its record .storage_alignment is not a number")
+    order = settings.get("byteorder", b"little")  # files from before torch 2.1 have none
     if order == b"big":
         raise UserError(
             f"{archive.path} was saved on a big-endian machine",
@@ -112,7 +120,7 @@ class _Storages:
             dtype = torch.uint8 if storage_type is torch.UntypedStorage else storage_type.dtype
             num_bytes = num_elements * dtype.itemsize
             record = self.archive.records.get(f"data/{key}")
-            if record is None or record.num_bytes < num_bytes:
+            if record is None or record.num_bytes != num_bytes:
                 held = "is missing" if record is None else f"has {record.num_bytes} bytes"
                 raise damaged(self.archive.path, f"record data/{key} of {num_bytes} bytes {held}")
             storage: Any = _UNTYPED(num_bytes, device="meta")

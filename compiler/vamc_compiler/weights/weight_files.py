@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vamc_compiler.model.config import read_json
+from vamc_compiler.model.json_file import read_json
 from vamc_runtime.errors import UserError
 from vamc_runtime.git_lfs import LONGEST_MARK_BYTES, refuse_lfs_pointer
 

@@ -68,13 +68,13 @@ def _killed(manifest: Manifest, options: RankOptions, kills_before: int | None) 
     weights = sum(manifest.files[f"rank_{rank}/params.safetensors"].num_bytes for rank in ranks)
     cache = options.num_pages * manifest.kv_cache.page_bytes * len(ranks)
     return UserError(
-        f"a rank was killed (signal 9, SIGKILL), {cause}; the {len(ranks)} ranks need {_gib(weights)} for weights and "
-        f"up to {_gib(cache)} for the KV cache, and {_gib(available_memory_bytes())} are free now that they ended",
-        expected=f"{_gib(weights + cache)} of free memory, and some for the program",
+        f"a rank was killed (signal 9, SIGKILL), {cause}; the {len(ranks)} ranks need {_size(weights)} for weights and "
+        f"up to {_size(cache)} for the KV cache, and {_size(available_memory_bytes())} are free now that they ended",
+        expected=f"{_size(weights + cache)} of free memory, and some for the program",
         fix="free memory, give the container or the job more, or ask for a smaller cache (--kv-cache-tokens, "
         "kv_cache_tokens=); where somebody or a job scheduler killed it, start it again",
     )
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2g} GiB" if num_bytes < 10 << 30 else f"{num_bytes / 2**30:.0f} GiB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.3g} GiB" if num_bytes >= 1 << 30 else f"{num_bytes / 2**20:.3g} MiB"

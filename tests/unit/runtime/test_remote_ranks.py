@@ -37,8 +37,7 @@ PLAY_RANK_0 = """\
     #!{python}
     import os, socket, sys, time
     import numpy as np
-    from vamc_runtime.child_python import python_command
-from vamc_runtime.errors import UserError
+    from vamc_runtime.errors import UserError
     from vamc_runtime.ranks.remote import SOCKET_VARIABLE
     from vamc_runtime.ranks.wire import Loading, receive, send
 
