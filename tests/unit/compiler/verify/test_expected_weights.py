@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from rank_weights import make_build, write_files
+from safetensors.numpy import save_file
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.sharding import Piece, shard_evenly
 from vamc_compiler.verify import expected_weights
+from vamc_compiler.verify.expected_weights import CheckpointRows
+from vamc_compiler.verify.stored_weights import as_floats
 from vamc_compiler.weights import shards
+from vamc_compiler.weights.checkpoint import open_checkpoint
 from vamc_runtime.errors import UserError
 
 LAYER = "model.layers.1"
