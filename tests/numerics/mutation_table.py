@@ -72,7 +72,10 @@ def rows(mutation: Mutation, workshop: Workshop) -> Iterator[list[str]]:
 
 def _caught_by_a_build(mutation: Mutation, workshop: Workshop) -> str:
     """What the verification of a build says: the first comparison that fails, or why none does."""
-    failed = [pair for pair in workshop.certified(mutation) if not pair.passed]
+    try:
+        failed = [pair for pair in workshop.certified(mutation) if not pair.passed]
+    except KeyError as error:  # while the graph is made
+        return f"does not compile it: no {error.args[0]}"
     assert bool(failed) is (mutation.unseen is None), f"{mutation.name}: what a build does not see has a reason"
     if failed:
         return f"refuses it: {_caught(failed[0])}"

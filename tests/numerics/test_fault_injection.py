@@ -51,7 +51,7 @@ def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop) 
 
 
 BUILT_ANEW = ("simplification changes a norm's epsilon", "epsilon of another family's norms", "RoPE with another base")
-"""Mutations that have to be in the whole of a build, for each reason one; make numerics-update builds the others too."""
+"""Of the mutations that have to be in the whole of a build those that are built here; the table is made of all."""
 BUILT = [mutation for mutation in MUTATIONS if mutation.during not in WHOLE_BUILD or mutation.name in BUILT_ANEW]
 
 

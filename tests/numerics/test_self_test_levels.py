@@ -80,5 +80,4 @@ def test_between_levels(precision: str, certified: Build, tmp_path: Path, monkey
     with pytest.raises(UserError, match=f"the self-test failed on .*library {LOW}"), LLM(broken):
         pytest.fail("opened")
     right, wrong_one = outcomes
-    print(precision, right, wrong_one)
     assert right.num_tokens == wrong_one.num_tokens == GOLDEN_TOKENS
