@@ -14,7 +14,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from vamc_runtime import self_test_cache
+from vamc_runtime import passed_checks
 from vamc_runtime.arrays import as_tensor, zero_pages
+from vamc_runtime.child_python import python_command, python_environment
 from vamc_runtime.ffi import tvm_ffi
 from vamc_runtime.machine import boot_id, cpu_model, request_amx
 
@@ -32,10 +32,7 @@ ON_TILES, ON_VECTORS = "vamc_amx_", "vamc_vectors_"
 NUM_TOKENS, NUM_OUTPUTS, NUM_INPUTS = 35, 144, 130
 """More tokens than a tile has rows, a panel without a partner, and a rest of inputs."""
 TIMEOUT_SECONDS = 60
-_CODE = (
-    "import sys; sys.path[:] = [folder for folder in sys.path if folder]; "
-    "from vamc_runtime.amx_check import main; main(*sys.argv[1:])"
-)
+_CODE = "from vamc_runtime.amx_check import main; main(*sys.argv[1:])"
 
 Array = npt.NDArray[Any]
 Fill = Literal["bytes", "bfloat16", "factors"]
@@ -151,12 +148,13 @@ def find_mistake(vm: Path, library: Path, requires: Sequence[str]) -> str:
     products = products_of(requires)
     if not products:
         return "the library has nothing to try it with"
-    command = [sys.executable, "-c", _CODE, str(vm), str(library), ",".join(product.name for product in products)]
+    command = [*python_command(_CODE), str(vm), str(library), ",".join(product.name for product in products)]
     try:
         child = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            env=python_environment(),
             text=True,
             timeout=TIMEOUT_SECONDS,
             check=False,
@@ -181,9 +179,9 @@ def find_mistake_once(vm: Path, library: Path, requires: tuple[str, ...], code: 
         code: its sha256.
     """
     key = hashlib.sha256(json.dumps(["amx", boot_id(), cpu_model(), code]).encode()).hexdigest()
-    if self_test_cache.has_passed(key):
+    if passed_checks.has_passed("self_tests", key):
         return ""
     mistake = find_mistake(vm, library, requires)
     if not mistake:
-        self_test_cache.remember(key, f"AMX on {cpu_model()}")
+        passed_checks.remember("self_tests", key, f"AMX on {cpu_model()}")
     return mistake

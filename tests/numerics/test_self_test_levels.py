@@ -15,8 +15,9 @@ from mutations_of_builds import LIBRARIES
 from rank_bytes import record_again
 from workshop import Workshop
 
+from vamc_compiler.package import add_certificate
 from vamc_compiler.stages import SilentReporter, Stages
-from vamc_compiler.verify.certify import GOLDEN_TOKENS, add_certificate, certify
+from vamc_compiler.verify.certify import GOLDEN_TOKENS, certify
 from vamc_compiler.verify.subject import Subject
 from vamc_runtime import LLM, self_test
 from vamc_runtime.errors import UserError

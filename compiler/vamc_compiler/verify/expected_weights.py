@@ -20,7 +20,7 @@ from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.sharding import Piece
 from vamc_compiler.verify.stored_weights import BITS, as_floats, matrix_shape
 from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
-from vamc_compiler.weights.checkpoint import StoredTensor
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_runtime.errors import UserError
 
 WEIGHT_ULPS, SCALE_ULPS = 1, 2

@@ -31,6 +31,7 @@ from vamc_compiler.verify.taps import plan_taps
 from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
+from vamc_runtime.resources import raise_lack
 from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
@@ -265,6 +266,7 @@ class _Verification:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
+            raise_lack(error)
             cause = error.__cause__ or error
             self.pairs.append(
                 PairResult(

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from vamc_compiler.packing import PANEL_OUTPUTS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
 from vamc_compiler.sharding import Piece, Shard
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor, read_exactly
 from vamc_runtime.errors import UserError
 
 BLOCK_BYTES = 2 << 20
@@ -94,12 +94,7 @@ def _read_rows(descriptor: int, source: StoredTensor, pieces: list[Piece]) -> Ro
         if piece.start is None:
             blocks.append(np.zeros((piece.length, columns), np.float32))
             continue
-        raw = os.pread(descriptor, piece.length * row_bytes, source.offset + piece.start * row_bytes)
-        if len(raw) != piece.length * row_bytes:
-            raise UserError(
-                f"{source.path} became shorter while it was read",
-                fix="leave the checkpoint alone while it compiles, then compile again",
-            )
+        raw = read_exactly(descriptor, piece.length * row_bytes, source.offset + piece.start * row_bytes, source.path)
         blocks.append(_decode(raw, source.dtype).reshape(piece.length, columns))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 

@@ -374,21 +374,21 @@ class TestOpening:
     def test_not_entered(self, plain: Path) -> None:
         llm = LLM(plain)
         for use in (lambda: llm.generate([[1]]), lambda: next(llm.stream([[1]])), lambda: llm.logits([1])):
-            with pytest.raises(RuntimeError, match="with LLM"):
+            with pytest.raises(UserError, match="with LLM"):
                 use()
 
     def test_left(self, plain: Path) -> None:
         with LLM(plain) as llm:
             llm.generate([[1]], GREEDY)
         for use in (lambda: llm.generate([[1]]), lambda: llm.logits([1])):
-            with pytest.raises(RuntimeError, match="with LLM"):
+            with pytest.raises(UserError, match="with LLM"):
                 use()
 
     def test_left_while_a_stream_is_open(self, plain: Path) -> None:
         with LLM(plain) as llm:
             stream = llm.stream([[1]], GREEDY)
             next(stream)
-        with pytest.raises(RuntimeError, match="with LLM"):
+        with pytest.raises(UserError, match="with LLM"):
             next(stream)
 
     def test_the_executor_is_closed(self, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

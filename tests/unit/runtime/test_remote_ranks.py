@@ -23,11 +23,12 @@ import fake_runstream as fake
 import numpy as np
 import pytest
 
+from vamc_runtime.child_python import python_command
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import StepArguments
 from vamc_runtime.ranks import remote
 from vamc_runtime.ranks.options import RankOptions
-from vamc_runtime.ranks.remote import RemoteExecutor, find_mpiexec
+from vamc_runtime.ranks.remote import RANK_CODE, RemoteExecutor, find_mpiexec
 from vamc_runtime.ranks.wire import send
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.weights_memory import OnLoad
@@ -100,7 +101,7 @@ def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFix
         assert is_running(executor)
     assert not is_running(executor)
     assert log.read_text() == (
-        f"-n 2 {sys.executable} -m vamc_runtime.ranks.serve {tmp_path / 'fake'} "
+        f"-n 2 {' '.join(python_command(RANK_CODE))} {tmp_path / 'fake'} "
         "--pages 3 --threads 2 --huge-pages on --verify-hash"
     )
     assert capfd.readouterr().out == "", "standard output belongs to the program"

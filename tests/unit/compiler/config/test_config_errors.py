@@ -127,7 +127,7 @@ from vamc_runtime.errors import UserError
             "  model_kwargs:\n    tp: 2",
             "  model_kwargs: [tp, 2]",
             "build.yaml:6:17: frontend.model_kwargs: found a list\n"
-            "expected: a section with the keys tp, b2s, model_arch, align_qkv",
+            "expected: a section with the keys tp, b2s, model_arch, align_qkv, norm_head",
             id="list for a section",
         ),
         pytest.param(

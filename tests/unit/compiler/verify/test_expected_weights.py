@@ -11,6 +11,7 @@ import pytest
 import torch
 from rank_weights import make_build, write_files
 from safetensors.numpy import save_file
+from tiny_models import FIRST_BAICHUAN
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.sharding import Piece, shard_evenly
@@ -54,7 +55,7 @@ def test_a_normalised_row_may_differ_in_the_last_place_only(tmp_path: Path, prec
 
 
 def test_other_rows_must_be_exact(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "baichuan 7B", 1, vocab_size=64000)  # Baichuan 1: the head is not normalised
+    build = make_build(tmp_path, "baichuan 7B", 1, **FIRST_BAICHUAN)  # its head is not normalised
     with build.edit(0, "lm_head.weight") as packed:
         packed.view(np.uint16)[0, 0, 0] += 1
     assert build.only_problem().num_different == 1
@@ -168,7 +169,8 @@ def test_every_float16_is_widened_and_rounded_as_numpy_does() -> None:
     wide = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
     finite = np.sort(expected[np.isfinite(expected)])
     ties = (finite[1:] + finite[:-1]) / 2
-    for values in (wide[~np.isnan(wide)], ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)):
+    every: list[Any] = [wide[~np.isnan(wide)], ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)]
+    for values in every:
         with np.errstate(over="ignore"):
             rounded = values.astype(np.float16).view(np.uint16)
         np.testing.assert_array_equal(expected_weights._round(values[None], "float16")[0], rounded)
