@@ -33,7 +33,7 @@ from vamc_compiler.package import (
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
-from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
@@ -225,10 +225,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
             step = import_step(
                 graphs[0].model(),
                 graphs[0].parameters,
-                KernelTable(
-                    InstructionSet.of(target.requires),
-                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
-                ),
+                KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=multiplies_in_bfloat16(config)),
                 max_step_tokens=config.frontend.shape.max_prefill_tokens,
             )
             intermediates.module(f"{target.mcpu}_imported", step.module)
