@@ -1,6 +1,8 @@
 # make demo   set up, compile the demo model, generate text
 # make test   set up, run all tests, two files at a time
+# make test-all-pythons   the linters and all tests on every supported Python of this machine
 # make lint   set up, ruff, mypy
+# make fuzz   set up, mutated input of every kind against the product
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
 # make hooks  set up, run the linters before every commit
@@ -14,7 +16,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test numerics numerics-update lint hooks clean
+.PHONY: setup demo test test-all-pythons fuzz numerics numerics-update lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -36,6 +38,13 @@ demo: $(SETUP)
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-all-pythons:
+	.ci/all_pythons
+
+# ARGS='yaml --seed 7' for a part of it.
+fuzz: $(SETUP)
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
 # ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m golden $(ARGS)
@@ -48,6 +57,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for file in $$(git ls-files 'tests/*conftest.py'); do $(BIN)/mypy $$file || exit 1; done
 
 hooks: $(SETUP)
 	$(BIN)/pre-commit install

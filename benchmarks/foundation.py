@@ -41,6 +41,7 @@ WIDE_CONFIG = {
     "num_hidden_layers": 40,
     "model_max_length": 4096,
     "vocab_size": 125696,
+    "z_loss_weight": 0,
     "rms_norm_eps": 1e-6,
 }
 

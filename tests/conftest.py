@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fixture_types import BuildDemo, CompileDemo
 from golden.cases import Case, build_case
 
 if TYPE_CHECKING:
     from vamc_compiler.verify.subject import Subject
-
-BuildDemo = Callable[..., "Subject"]
-CompileDemo = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.config import BuildConfig, check_buildable, effective_settings
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs, parse_model
@@ -20,13 +18,16 @@ from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.libraries import FOLDER as LIBRARIES
 from vamc_compiler.libraries import build_library
 from vamc_compiler.link import find_linker
-from vamc_compiler.model.registry import ModelSource, find_model, has_own_modeling
-from vamc_compiler.model.source_code import find_source_code
+from vamc_compiler.model.check import check_model
+from vamc_compiler.model.quantized import check_no_quantized_tensors
+from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
+    add_certificate,
     copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
+    write_manifest,
     write_onnx,
 )
 from vamc_compiler.packing import Packing
@@ -36,18 +37,22 @@ from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
-from vamc_compiler.verify.certify import add_certificate, certify
+from vamc_compiler.trace.rank_module import list_ranks
+from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
-from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
+from vamc_compiler.weights.fit import fit_checkpoint
+from vamc_compiler.weights.safetensors_file import ITEM_BYTES
+from vamc_compiler.weights.writer import RankFile, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
-from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest
+from vamc_runtime.resources import explain, require_space
 
 PARAMETERS_FILE = "params.safetensors"
+OBJECT_BYTES = 4 << 20
+"""Room for the object files of one CPU; they hold no weights, so that it does not grow with the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,8 @@ class BuildInputs:
     targets: list[CpuTarget]
     linker: list[str]
     max_context_tokens: int
+    weight_bytes: int
+    """Of all ranks, before packing, which rounds up."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +111,22 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
             published then.
         StageFailedError: a stage failed for another reason.
     """
-    stages = Stages(reporter or SilentReporter())
     place = request.config.workspace.path / request.config.name
+    stages = Stages(reporter or SilentReporter(), place.parent)
     try:
         with stages.stage("check") as note:
             check_place(place)
             inputs = check_inputs(request, stages.reporter)
+            check_space(inputs, place.parent)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
-        with staging(place) as folder:
+        with staging(place, stages.reporter) as folder:
             built = build_runstream(request, inputs, folder, stages)
             certified = certify(
                 subject_of(request.config, inputs, built), stages, trust_checkpoint_code=request.trust_checkpoint_code
             )
             written = add_certificate(certified.certificate, folder, built.manifest)
     except OSError as error:
-        raise _explain(error, place) from error
+        raise explain(error, folders=[place.parent]) or error from error
     return CompileResult(place, written, stages.seconds, certified.report)
 
 
@@ -134,19 +142,6 @@ def subject_of(config: BuildConfig, inputs: BuildInputs, built: Built) -> Subjec
     )
 
 
-def _explain(error: OSError, place: Path) -> Exception:
-    """Turn what the operating system said into a message, where the user can do something about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"the disk that holds {place.parent} is full",
-            expected="room for the runstream; nothing was published",
-            fix="free some space, or set workspace.path to another disk",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO):
-        return UserError(f"{error.filename or place}: {error.strerror}", fix="check the path and its permissions")
-    return error
-
-
 def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     """Every check that needs no trace: a mistake shows within seconds, not after minutes.
 
@@ -157,38 +152,36 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     for warning in config.warnings:
         reporter.warn(warning)
     check_buildable(config)
-    source = find_model(
-        config.frontend.checkpoint,
-        find_source_code(config.source_path.parent),
-        trust_checkpoint_code=request.trust_checkpoint_code,
-    )
+    source = check_model(config, trust_checkpoint_code=request.trust_checkpoint_code)
     for warning in source.warnings:
         reporter.warn(warning)
     if config.frontend.model_kwargs.model_arch == "vacc" and not has_own_modeling(config.frontend.checkpoint):
         reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
-    longest = source.config.max_position_embeddings
-    if context > longest:
-        raise UserError(
-            f"frontend.shape.input_ids asks for a context of {context} tokens",
-            expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
-            fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
-        )
     if config.verify.when == "compile":
         tokens_of(config, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     checkpoint = open_checkpoint(config.frontend.checkpoint)
-    source = source.with_tensors(checkpoint.tensors)
-    with FakeTensorMode():
-        ranks = [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision.of(config)))
-            for rank in range(num_ranks)
-        ]
-    for parameters in ranks:
-        check_tensors(checkpoint, parameters)
+    check_no_quantized_tensors(checkpoint.directory, checkpoint.tensors)
+    fitted = fit_checkpoint(
+        source,
+        checkpoint,
+        lambda source: list_ranks(source, num_ranks, ModelPrecision.of(config)),
+    )
     targets = resolve_targets(config.backend.target.mcpu)
-    return BuildInputs(source, checkpoint, num_ranks, targets, find_linker(), context)
+    weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
+    return BuildInputs(fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
+
+
+def check_space(inputs: BuildInputs, folder: Path) -> None:
+    """Refuse a build for which there is no room, before the work.
+
+    Raises:
+        UserError: the disk of `folder`, or that of temporary files, has not the space that is needed at least.
+    """
+    require_space(folder, inputs.weight_bytes, "the weights need")
+    require_space(Path(tempfile.gettempdir()), len(inputs.targets) * OBJECT_BYTES, "temporary files need")
 
 
 def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, stages: Stages) -> Built:
@@ -235,7 +228,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
-        _check_space(folder, num_bytes)
+        require_space(folder, num_bytes, "the weights need")
         write_rank_files(
             files,
             inputs.checkpoint,
@@ -254,11 +247,6 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
-
-
-def write_manifest(written: Manifest, folder: Path) -> None:
-    """Write manifest.json."""
-    (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
@@ -280,16 +268,6 @@ def _plan_weights(
         )
         for graph in graphs
     ]
-
-
-def _check_space(folder: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if num_bytes > free:
-        raise UserError(
-            f"the weights need {num_bytes / 2**30:.1f} GiB, and {folder.parent} has {free / 2**30:.1f} GiB free",
-            expected="room for the runstream; nothing was published",
-            fix="free some space, or set workspace.path to another disk",
-        )
 
 
 def _manifest(

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.executor import Executor, StepArguments
+from vamc_runtime.executor import Executor, StepArguments, cache_too_large
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.ranks.options import RankOptions
+from vamc_runtime.ranks.place import launched_rank
+from vamc_runtime.requests import check_count, check_params, check_text, list_of_messages, list_of_prompts, token_ids
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.sampling import Sampler, SamplingParams
-from vamc_runtime.scheduler import Scheduler, StepPlan
+from vamc_runtime.scheduler import Scheduler
 from vamc_runtime.self_test import check_ranks
 from vamc_runtime.sequence import FinishReason, check_prompt
 from vamc_runtime.sequence import Sequence as Request
@@ -90,9 +94,10 @@ class LLM:
         self_test: on a CPU that the runstream was not verified on, compute a few verified tokens first, for at most
             two seconds, and once only; False runs it untested and logs that.
 
-    Everything runs in the thread that enters the context. With several ranks the others are started as child
-    processes; when this process was itself started by `mpiexec`, it becomes one of them, and on ranks other than 0
-    entering the context serves rank 0 and then ends the process.
+    Any thread may use it, and several at once: they take turns, a `generate` as a whole, a `stream` step by step. A
+    forked process may not; it opens the runstream itself. With several ranks these are started as child processes;
+    when this process was itself started by `mpiexec`, it becomes one of them, and on ranks other than 0 entering the
+    context serves rank 0 and then ends the process.
     """
 
     def __init__(
@@ -106,18 +111,27 @@ class LLM:
         on_load: OnLoad | None = None,
         self_test: bool = True,
     ) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise UserError(f"the path of the runstream is {path!r}", expected="a text or a pathlib.Path")
+        if kv_cache_tokens is not None:
+            kv_cache_tokens = check_count("kv_cache_tokens", kv_cache_tokens, what="tokens")
         self._runstream = open_runstream(Path(path))
+        # Read now: a folder that is replaced or removed while it is open changes no text.
+        self._files = self._runstream.tokenizer_folder()
         self._stack = contextlib.ExitStack()
         self._on_load = on_load
         self._self_test = self_test
         self._tokenizer: Tokenizer | None = None
         self._executor: Executor | None = None
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        """The one that opened the ranks."""
         self.statistics = GenerationStatistics()
         layout = self.manifest.kv_cache
         wanted = self._default_tokens() if kv_cache_tokens is None else kv_cache_tokens
         self._num_pages = -(-wanted // layout.page_tokens)
-        if self._num_pages < 1:
-            raise UserError(f"kv_cache_tokens is {kv_cache_tokens}", expected="at least one token")
+        if kv_cache_tokens is not None:
+            self._check_cache_fits()
         self._options = RankOptions(
             num_pages=self._num_pages, num_threads=num_threads, huge_pages=huge_pages, verify_hash=verify_hash
         )
@@ -133,7 +147,22 @@ class LLM:
         affordable = available_memory_bytes() // 2 // all_ranks_page_bytes * layout.page_tokens
         return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
 
+    def _check_cache_fits(self) -> None:
+        """Before ranks are started. Ranks of other hosts have their own memory and look for themselves.
+
+        Raises:
+            UserError: the KV cache that was asked for is larger than the memory there is.
+        """
+        num_ranks = self.manifest.tensor_parallel if launched_rank() is None else 1
+        layout, available_bytes = self.manifest.kv_cache, available_memory_bytes()
+        if self._num_pages * layout.page_bytes * num_ranks > available_bytes:
+            raise cache_too_large(self._num_pages, layout, available_bytes, num_ranks)
+
     def __enter__(self) -> LLM:
+        if self._executor is not None:
+            raise UserError("this LLM is open already", fix="open a second one: LLM(path)")
+        self._process = os.getpid()
+        self._lock = threading.RLock()
         with contextlib.ExitStack() as stack:
             executor = stack.enter_context(open_executor(self._runstream, self._options, self._on_load))
             check_ranks(executor, self._runstream, num_pages=self._num_pages, enabled=self._self_test)
@@ -145,8 +174,23 @@ class LLM:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor = None
-        self._stack.close()
+        self._executor = None  # a thread that generates stops after its step
+        if os.getpid() == self._process:  # else the ranks are the parent's
+            with self._lock:
+                self._stack.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UserError(
+            "an LLM cannot be copied or sent to another process: it holds memory and processes of its own",
+            fix="pass the path of the runstream, and open it there",
+        )
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Executor]:
+        """Nobody else uses the ranks meanwhile."""
+        self._ready()  # first: in a forked process the lock may be held for ever
+        with self._lock:
+            yield self._ready()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -156,14 +200,13 @@ class LLM:
             UserError: the runstream was compiled from a checkpoint without one.
         """
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._runstream.tokenizer_folder)
+            self._tokenizer = load_tokenizer(self._files)
         return self._tokenizer
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether prompts may be text."""
-        folder = self._runstream.tokenizer_folder
-        return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+        return any((self._files / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
     def chat_format(self) -> ChatFormat:
         """How conversations become tokens.
@@ -171,16 +214,20 @@ class LLM:
         Raises:
             UserError: the checkpoint has no chat format.
         """
-        return build_chat(self._runstream.tokenizer_folder, self.tokenizer)
+        return build_chat(self._files, self.tokenizer)
 
     def default_sampling(self, **overrides: object) -> SamplingParams:
         """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
-        path = self._runstream.tokenizer_folder / "generation_config.json"
-        config = read_json(path) if path.is_file() else {}
+        config = read_json(self._files / "generation_config.json")
         return SamplingParams.from_generation_config(config, **overrides)
 
     def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
-        """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit."""
+        """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit.
+
+        Raises:
+            UserError: no list of messages, or the checkpoint has no chat format.
+        """
+        messages, params = list_of_messages(messages), check_params(params)
         limit = self.manifest.limits.max_context_tokens
         return self.chat_format().render(messages, max(limit // 2, limit - params.max_new_tokens))
 
@@ -192,15 +239,17 @@ class LLM:
             params: how to choose tokens; greedy when not given.
 
         Raises:
-            UserError: a prompt that is empty, too long, or has a token id outside the vocabulary.
+            UserError: not a list of prompts, a prompt that is empty, too long, or has a token id outside the
+                vocabulary, the LLM is not open, or this is a forked process.
         """
-        ids = [self._prompt_ids(prompt) for prompt in prompts]
-        texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
-        reasons: list[FinishReason] = ["length"] * len(ids)
-        for piece in self.stream(ids, params):
-            texts[piece.index] += piece.text
-            tokens[piece.index] += piece.token_ids
-            reasons[piece.index] = piece.finish_reason or reasons[piece.index]
+        with self._using():
+            ids = [self._prompt_ids(prompt) for prompt in list_of_prompts(prompts)]
+            texts, tokens = [""] * len(ids), [list[int]() for _ in ids]
+            reasons: list[FinishReason] = ["length"] * len(ids)
+            for piece in self.stream(ids, params):
+                texts[piece.index] += piece.text
+                tokens[piece.index] += piece.token_ids
+                reasons[piece.index] = piece.finish_reason or reasons[piece.index]
         return [
             Completion(text, tuple(out), reason, len(prompt))
             for text, out, reason, prompt in zip(texts, tokens, reasons, ids, strict=True)
@@ -208,23 +257,28 @@ class LLM:
 
     def stream(self, prompts: Sequence[Prompt], params: SamplingParams | None = None) -> Iterator[Piece]:
         """Like `generate`, token by token. Closing the iterator early frees what it holds."""
-        self._ready()
-        params = params or SamplingParams()
+        params = check_params(params)
+        with self._using():
+            live = [self._begin(index, prompt, params) for index, prompt in enumerate(list_of_prompts(prompts))]
+        return self._stream(live)
+
+    def _stream(self, live: list[_Live]) -> Iterator[Piece]:
         scheduler = Scheduler(
             self._allocator,
             page_tokens=self.manifest.kv_cache.page_tokens,
             max_step_tokens=self.manifest.limits.max_prefill_tokens,
             max_context_tokens=self.manifest.limits.max_context_tokens,
         )
-        live = [self._begin(index, prompt, params) for index, prompt in enumerate(prompts)]
         try:
             for entry in live:
                 scheduler.add(entry.request)
             yield from self._run(scheduler, {id(entry.request): entry for entry in live})
         finally:
-            for entry in live:
-                if entry.request.pages or (entry.request.finish_reason is None and entry.request.max_tokens):
-                    scheduler.finish(entry.request)
+            if os.getpid() == self._process:  # else nobody uses the pages, and the lock may be held for ever
+                with self._lock:
+                    for entry in live:
+                        if entry.request.pages or (entry.request.finish_reason is None and entry.request.max_tokens):
+                            scheduler.finish(entry.request)
 
     def _begin(self, index: int, prompt: Prompt, params: SamplingParams) -> _Live:
         ids = self._prompt_ids(prompt)
@@ -234,30 +288,44 @@ class LLM:
         return _Live(index, request, Sampler(params, ids), OutputText(tokenizer, params.stop))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self.tokenizer.encode(check_text(prompt)) if isinstance(prompt, str) else token_ids(prompt)
         check_prompt(ids, self.manifest.model.vocab_size, self.manifest.limits.max_context_tokens)
         return ids
 
     def _run(self, scheduler: Scheduler, live: dict[int, _Live]) -> Iterator[Piece]:
         started = time.perf_counter()
-        while (plan := scheduler.plan()) is not None:
-            begun = time.perf_counter()
-            logits = self._compute(plan)
-            wanting = [live[id(request)] for request in plan.wants_sample]
-            tokens = [entry.sampler.sample(row) for entry, row in zip(wanting, logits, strict=False)]
-            scheduler.complete(plan, tokens)
-            now = time.perf_counter()
-            self.statistics.add_step(plan.num_prefill_tokens, plan.num_decode_tokens, now - begun)
-            for entry in wanting:
-                if len(entry.request.output_ids) == 1:
-                    self.statistics.add_first_token(now - started)
-            for entry, token in zip(wanting, tokens, strict=True):
-                yield self._emit(scheduler, entry, token)
+        while True:
+            with self._using() as executor:  # and not while the caller has the pieces
+                pieces = self._step(executor, scheduler, live, started)
+            if pieces is None:
+                break
+            yield from pieces
         if scheduler.num_waiting:
             raise UserError(
                 f"{scheduler.num_waiting} of the prompts find no room: another stream holds the KV cache's pages",
                 fix="finish or close the other stream first, or open the LLM with more kv_cache_tokens",
             )
+
+    def _step(
+        self, executor: Executor, scheduler: Scheduler, live: dict[int, _Live], started: float
+    ) -> list[Piece] | None:
+        """Compute one step and what it brings; None when there is nothing to do."""
+        plan = scheduler.plan()
+        if plan is None:
+            return None
+        begun = time.perf_counter()
+        logits = executor.step(
+            StepArguments(plan.input_ids, plan.position_ids, plan.seq_ids, plan.page_table, plan.logits_index)
+        )
+        wanting = [live[id(request)] for request in plan.wants_sample]
+        tokens = [entry.sampler.sample(row) for entry, row in zip(wanting, logits, strict=False)]
+        scheduler.complete(plan, tokens)
+        now = time.perf_counter()
+        self.statistics.add_step(plan.num_prefill_tokens, plan.num_decode_tokens, now - begun)
+        for entry in wanting:
+            if len(entry.request.output_ids) == 1:
+                self.statistics.add_first_token(now - started)
+        return [self._emit(scheduler, entry, token) for entry, token in zip(wanting, tokens, strict=True)]
 
     def _emit(self, scheduler: Scheduler, entry: _Live, token: int) -> Piece:
         """The piece of text that a new token makes, and the end of the request when a stop text appears."""
@@ -270,14 +338,19 @@ class LLM:
         return Piece(entry.index, text, (token,), entry.request.finish_reason)
 
     def _ready(self) -> Executor:
+        if os.getpid() != self._process:
+            raise UserError(
+                f"this LLM was opened by process {self._process}, and this is process {os.getpid()}, forked from it",
+                expected="a runstream opened in the process that uses it",
+                fix="open the LLM after the fork, or start processes with multiprocessing's 'spawn'",
+            )
         if self._executor is None:
-            raise RuntimeError("LLM is a context manager: `with LLM(path) as llm:`")
+            raise UserError(
+                "this LLM is not open",
+                expected="`with LLM(path) as llm:`, and its use within",
+                fix="open it with `with`",
+            )
         return self._executor
-
-    def _compute(self, plan: StepPlan) -> npt.NDArray[np.float32]:
-        return self._ready().step(
-            StepArguments(plan.input_ids, plan.position_ids, plan.seq_ids, plan.page_table, plan.logits_index)
-        )
 
     def logits(self, tokens: Iterable[int], *, chunk_tokens: int | None = None) -> npt.NDArray[np.float32]:
         """Logits after every token of a sequence, for evaluation.
@@ -292,13 +365,17 @@ class LLM:
         Raises:
             UserError: no tokens, too many, an id outside the vocabulary, or no tokens per step.
         """
-        executor = self._ready()
-        ids = list(tokens)
-        limits, page_tokens = self.manifest.limits, self.manifest.kv_cache.page_tokens
+        ids = token_ids(tokens, what="`tokens`")
+        limits = self.manifest.limits
         check_prompt(ids, self.manifest.model.vocab_size, limits.max_context_tokens, min_output_tokens=0)
-        if chunk_tokens is not None and chunk_tokens < 1:
-            raise UserError(f"chunk_tokens is {chunk_tokens}", expected="at least one token, or None")
+        if chunk_tokens is not None:
+            chunk_tokens = check_count("chunk_tokens", chunk_tokens, what="tokens")
         chunk = min(chunk_tokens or limits.max_prefill_tokens, limits.max_prefill_tokens)
+        with self._using() as executor:
+            return self._logits(executor, ids, chunk)
+
+    def _logits(self, executor: Executor, ids: list[int], chunk: int) -> npt.NDArray[np.float32]:
+        page_tokens = self.manifest.kv_cache.page_tokens
         num_pages = -(-len(ids) // page_tokens)
         if num_pages > self._allocator.num_free:
             raise UserError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from typing import TextIO
 
+from vamc_runtime.console import print_json
 from vamc_runtime.engine import LLM, Prompt
 from vamc_runtime.errors import UserError
 from vamc_runtime.load_progress import LoadProgress
@@ -102,7 +102,7 @@ def run_command(options: argparse.Namespace) -> int:
         prompts = _encode(llm, options, params)
         if options.json:
             completions = [vars(completion) for completion in llm.generate(prompts, params)]
-            print(json.dumps({"completions": completions, "statistics": llm.statistics.to_dict()}, indent=1))
+            print_json({"completions": completions, "statistics": llm.statistics.to_dict()})
             return 0
         pieces = llm.stream(prompts, params)
         output: OrderedOutput | None = None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from e2e_tools import CHECKPOINTS, Outcome
+from fixture_types import CopyCheckpoint, CopyRunstream, Vamc
 
 from vamc_runtime import cli
 
 
 @pytest.fixture
-def vamc(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def vamc(capfd: pytest.CaptureFixture[str]) -> Vamc:
     """`vamc("compile", config, ...)` in this process."""
 
     def run(*arguments: object) -> Outcome:
@@ -26,7 +26,7 @@ def vamc(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def copy_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
+def copy_checkpoint(tmp_path: Path) -> CopyCheckpoint:
     """A demo checkpoint that a test may damage."""
 
     def copy(model: str) -> Path:
@@ -38,7 +38,7 @@ def copy_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def copy_runstream(tmp_path: Path) -> Callable[[Path], Path]:
+def copy_runstream(tmp_path: Path) -> CopyRunstream:
     """A runstream that a test may damage."""
 
     def copy(runstream: Path) -> Path:

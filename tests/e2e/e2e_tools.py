@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKPOINTS = REPOSITORY / "build_in" / "checkpoints"
@@ -21,7 +22,7 @@ class Outcome:
     errors: str
 
 
-def run_process(*command: object, **options: object) -> Outcome:
+def run_process(*command: object, **options: Any) -> Outcome:
     """A command as a process of its own."""
     result = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, timeout=300, check=False, **options

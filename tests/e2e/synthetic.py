@@ -24,7 +24,10 @@ def write_llama(path: Path, *, hidden: int, intermediate: int, heads: int, layer
         "rms_norm_eps": 1e-6,
         "torch_dtype": "bfloat16",
     }
-    shapes = {"model.embed_tokens.weight": (vocab, hidden), "lm_head.weight": (vocab, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocab, hidden),
+        "lm_head.weight": (vocab, hidden),
+    }
     shapes["model.norm.weight"] = (hidden,)
     for layer in range(layers):
         prefix = f"model.layers.{layer}"

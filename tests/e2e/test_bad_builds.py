@@ -8,11 +8,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from e2e_tools import CHECKPOINTS, REPOSITORY, VAMC, assert_nothing_published, assert_user_error
+from fixture_types import CopyCheckpoint, Vamc
 from safetensors.torch import load_file, save_file
 
 CONFIG = REPOSITORY / "build_in" / "build" / "hf_baichuan_fp16.yaml"
@@ -24,7 +27,7 @@ def compile_arguments(config: Path, workspace: Path, *settings: str) -> list[obj
     return ["compile", config, *(part for override in overrides for part in ("--set", override))]
 
 
-def test_misspelled_key_names_place_and_nearest_name(vamc, tmp_path):
+def test_misspelled_key_names_place_and_nearest_name(vamc: Vamc, tmp_path: Path) -> None:
     config = tmp_path / "build.yaml"
     config.write_text(CONFIG.read_text(encoding="utf-8").replace("  dtype: fp16", "  dtpye: fp16"), encoding="utf-8")
     for command in ("compile", "check"):
@@ -45,7 +48,7 @@ def test_misspelled_key_names_place_and_nearest_name(vamc, tmp_path):
         ("backend.target={kind: llvm, mcpu: [znver44]}", ["znver44", "znver4"]),
     ],
 )
-def test_wrong_setting(setting, parts, vamc, tmp_path):
+def test_wrong_setting(setting: str, parts: list[str], vamc: Vamc, tmp_path: Path) -> None:
     assert_user_error(vamc(*compile_arguments(CONFIG, tmp_path / "w", setting)), *parts)
     assert_nothing_published(tmp_path / "w")
 
@@ -109,7 +112,9 @@ def damage_values(path: Path) -> list[str]:
         damage_values,
     ],
 )
-def test_wrong_checkpoint(damage, vamc, copy_checkpoint, tmp_path):
+def test_wrong_checkpoint(
+    damage: Callable[[Path], list[str]], vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
+) -> None:
     checkpoint = copy_checkpoint("baichuan2-13b-mini")
     parts = damage(checkpoint)
     outcome = vamc(*compile_arguments(CONFIG, tmp_path / "w", f"frontend.checkpoint={checkpoint}"))
@@ -123,11 +128,13 @@ class _WritesAFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.path,)
 
 
-def test_pickle_that_is_not_plain_tensors_is_never_run(vamc, copy_checkpoint, tmp_path):
+def test_pickle_that_is_not_plain_tensors_is_never_run(
+    vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
+) -> None:
     checkpoint = copy_checkpoint("baichuan2-13b-mini")
     witness = tmp_path / "code-was-run"
     torch.save({"x": _WritesAFile(witness)}, checkpoint / "pytorch_model-00002-of-00002.bin")
@@ -137,7 +144,7 @@ def test_pickle_that_is_not_plain_tensors_is_never_run(vamc, copy_checkpoint, tm
     assert_nothing_published(tmp_path / "w")
 
 
-def test_cut_off_safetensors(vamc, copy_checkpoint, tmp_path):
+def test_cut_off_safetensors(vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path) -> None:
     checkpoint = copy_checkpoint("llama-mini")
     shard = checkpoint / "model-00002-of-00002.safetensors"
     os.truncate(shard, shard.stat().st_size - 100)
@@ -145,9 +152,11 @@ def test_cut_off_safetensors(vamc, copy_checkpoint, tmp_path):
     assert_user_error(outcome, "model-00002-of-00002.safetensors", "cut off")
 
 
-def test_single_file_checkpoint_without_index_compiles(vamc, copy_checkpoint, tmp_path):
+def test_single_file_checkpoint_without_index_compiles(
+    vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path
+) -> None:
     checkpoint = copy_checkpoint("llama-mini")
-    merged = {}
+    merged: dict[str, torch.Tensor] = {}
     for shard in sorted(checkpoint.glob("*.safetensors")):
         merged |= load_file(shard)
         shard.unlink()
@@ -159,7 +168,7 @@ def test_single_file_checkpoint_without_index_compiles(vamc, copy_checkpoint, tm
 
 
 @pytest.mark.parametrize("function", ["posix_fallocate", "pwrite"])
-def test_full_disk(function, vamc, tmp_path, monkeypatch):
+def test_full_disk(function: str, vamc: Vamc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -171,7 +180,7 @@ def test_full_disk(function, vamc, tmp_path, monkeypatch):
     assert (tmp_path / "w" / "out" / "manifest.json").is_file()
 
 
-def test_place_taken_by_something_else(vamc, tmp_path):
+def test_place_taken_by_something_else(vamc: Vamc, tmp_path: Path) -> None:
     (tmp_path / "w" / "out").mkdir(parents=True)
     (tmp_path / "w" / "out" / "thesis.txt").write_text("two years of work")
     assert_user_error(vamc(*compile_arguments(LLAMA, tmp_path / "w")), "is not a runstream")
@@ -179,9 +188,9 @@ def test_place_taken_by_something_else(vamc, tmp_path):
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_build_leaves_nothing(signum, status, vamc, tmp_path):
+def test_interrupted_build_leaves_nothing(signum: Any, status: int, vamc: Vamc, tmp_path: Path) -> None:
     workspace = tmp_path / "w"
-    command = [VAMC, *map(str, compile_arguments(LLAMA, workspace))]
+    command = [str(VAMC), *map(str, compile_arguments(LLAMA, workspace))]
     build = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -203,7 +212,7 @@ def test_interrupted_build_leaves_nothing(signum, status, vamc, tmp_path):
     assert_nothing_published(workspace)
 
 
-def test_killed_build_is_cleaned_up_by_the_next(vamc, tmp_path):
+def test_killed_build_is_cleaned_up_by_the_next(vamc: Vamc, tmp_path: Path) -> None:
     workspace = tmp_path / "w"
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -214,7 +223,7 @@ def test_killed_build_is_cleaned_up_by_the_next(vamc, tmp_path):
     assert [path.name for path in workspace.iterdir()] == ["out"]
 
 
-def test_checkpoints_own_code_needs_trust(vamc, copy_checkpoint, tmp_path):
+def test_checkpoints_own_code_needs_trust(vamc: Vamc, copy_checkpoint: CopyCheckpoint, tmp_path: Path) -> None:
     checkpoint = copy_checkpoint("llama-mini")
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"auto_map": {"AutoModelForCausalLM": "modeling_own_vacc.OwnForCausalLM"}, "insert_slice": True}
@@ -236,7 +245,7 @@ def test_checkpoints_own_code_needs_trust(vamc, copy_checkpoint, tmp_path):
     assert witness.exists()
 
 
-def test_demo_checkpoints_are_not_touched():
+def test_demo_checkpoints_are_not_touched() -> None:
     """Compiling reads checkpoints and writes nothing beside them."""
     for model in ("baichuan2-13b-mini", "llama-mini"):
         assert not list((CHECKPOINTS / model).glob("*.onnx"))

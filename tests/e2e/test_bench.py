@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
+from fixture_types import CompileDemo, Vamc
 
 SHORT = ("--prefill", "16,300", "--decode-batch", "1,3", "--context", "33", "--repeat", "2")
 CASES = [("prefill", 1, 16), ("prefill", 1, 300), ("decode", 1, 33), ("decode", 3, 33)]
 
 
-def test_json_and_csv(vamc, demo_runstream, tmp_path):
+def test_json_and_csv(vamc: Vamc, demo_runstream: Path, tmp_path: Path) -> None:
     outcome = vamc("bench", demo_runstream, *SHORT, "--ops", "--json", "--csv", tmp_path / "out.csv")
     assert outcome.status == 0, outcome.errors
     data = json.loads(outcome.output)
@@ -33,7 +35,7 @@ def test_json_and_csv(vamc, demo_runstream, tmp_path):
         assert [(row["phase"], int(row["batch"]), int(row["context"])) for row in csv.DictReader(file)] == CASES
 
 
-def test_tables_for_people(vamc, demo_runstream):
+def test_tables_for_people(vamc: Vamc, demo_runstream: Path) -> None:
     outcome = vamc("bench", demo_runstream, *SHORT, "--ops", "--threads", 1)
     assert outcome.status == 0, outcome.errors
     for part in (
@@ -48,7 +50,7 @@ def test_tables_for_people(vamc, demo_runstream):
         assert part in outcome.output
 
 
-def test_two_ranks(compile_demo):
+def test_two_ranks(compile_demo: CompileDemo) -> None:
     outcome = run_process(VAMC, "bench", compile_demo("llama-mini", tp=2), *SHORT, "--ops", "--json")
     assert outcome.status == 0, outcome.errors
     data = json.loads(outcome.output)
@@ -65,17 +67,17 @@ def test_two_ranks(compile_demo):
         (["--threads", "1000"], ["1000 threads on", "at most"]),
     ],
 )
-def test_beyond_what_there_is(vamc, demo_runstream, arguments, parts):
+def test_beyond_what_there_is(vamc: Vamc, demo_runstream: Path, arguments: list[str], parts: list[str]) -> None:
     assert_user_error(vamc("bench", demo_runstream, *arguments), *parts)
 
 
-def test_not_a_number(vamc, demo_runstream, capfd):
+def test_not_a_number(vamc: Vamc, demo_runstream: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         vamc("bench", demo_runstream, "--prefill", "12,a lot")
     assert caught.value.code == 2 and "whole numbers of at least 1" in capfd.readouterr().err
 
 
-def test_runstream_of_an_earlier_version(vamc, demo_runstream, monkeypatch):
+def test_runstream_of_an_earlier_version(vamc: Vamc, demo_runstream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vamc_runtime.bench import roof
 
     monkeypatch.setattr(roof, "PEAK_PREFIX", "vamc_of_a_later_version_")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
+from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, UserError
 from vamc_runtime.certificate import SCHEMA_VERSION, Certificate, golden_of
@@ -23,7 +25,7 @@ RUN = ("--prompt", "The", "--max-new-tokens", "4", "--temperature", "0")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "vamc" / "self_tests.json"
 
@@ -68,13 +70,14 @@ def certify(path: Path) -> Certificate:
 def spoil(path: Path, certificate: Certificate) -> None:
     """Another CPU would have computed something else."""
     golden = certificate.golden
+    assert golden is not None
     rows = tuple(tuple(value - 0.1 for value in row) for row in golden.log_probabilities)
     write_certificate(
         path, dataclasses.replace(certificate, golden=dataclasses.replace(golden, log_probabilities=rows))
     )
 
 
-def test_passes_and_is_remembered(vamc, demo_runstream, copy_runstream, cache):
+def test_passes_and_is_remembered(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     certify(path)
     assert "due on this machine" in vamc("inspect", path).output
@@ -85,7 +88,7 @@ def test_passes_and_is_remembered(vamc, demo_runstream, copy_runstream, cache):
     assert "passed before on this machine" in vamc("inspect", path).output
 
 
-def test_bench_tests_itself_too(vamc, demo_runstream, copy_runstream, cache):
+def test_bench_tests_itself_too(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     certificate = certify(path)
     case = ("--prefill", 16, "--decode-batch", "", "--repeat", 1)
@@ -96,7 +99,7 @@ def test_bench_tests_itself_too(vamc, demo_runstream, copy_runstream, cache):
     assert vamc("bench", path, *case, "--no-self-test").status == 0
 
 
-def test_refuses_what_differs(vamc, demo_runstream, copy_runstream, cache):
+def test_refuses_what_differs(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(demo_runstream)
     spoil(path, certify(path))
     for _ in range(2):
@@ -108,7 +111,7 @@ def test_refuses_what_differs(vamc, demo_runstream, copy_runstream, cache):
         pytest.fail("opened")
 
 
-def test_skipping_is_logged_in_one_line(demo_runstream, copy_runstream):
+def test_skipping_is_logged_in_one_line(demo_runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(demo_runstream)
     spoil(path, certify(path))
     # A process of its own: pytest takes the log of this one.
@@ -118,7 +121,7 @@ def test_skipping_is_logged_in_one_line(demo_runstream, copy_runstream):
     assert "self-test skipped" in line and OTHER_CPU in line and cpu_model() in line
 
 
-def test_damaged_certificate(vamc, demo_runstream, copy_runstream):
+def test_damaged_certificate(vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(demo_runstream)
     certify(path)
     text = (path / "numerics.json").read_text()
@@ -129,11 +132,11 @@ def test_damaged_certificate(vamc, demo_runstream, copy_runstream):
     assert_user_error(vamc("run", path, *RUN), "numerics.json is missing")
 
 
-def test_several_ranks(vamc, compile_demo, copy_runstream, cache):
+def test_several_ranks(vamc: Vamc, compile_demo: CompileDemo, copy_runstream: CopyRunstream, cache: Path) -> None:
     path = copy_runstream(compile_demo("baichuan2-13b-mini", "int8", 2))
     certificate = certify(path)
     under_mpi = (MPIEXEC, "-n", 2, VAMC, "run", path, *RUN)
-    for run in (lambda: vamc("run", path, *RUN), lambda: run_process(*under_mpi)):
+    for run in (partial(vamc, "run", path, *RUN), partial(run_process, *under_mpi)):
         cache.unlink(missing_ok=True)
         outcome = run()
         assert outcome.status == 0, outcome.errors
@@ -145,7 +148,7 @@ def test_several_ranks(vamc, compile_demo, copy_runstream, cache):
     assert outcome.status == 0 and outcome.errors.count("self-test skipped") == 1
 
 
-def test_steps_of_the_test_agree_with_one_step(demo_runstream):
+def test_steps_of_the_test_agree_with_one_step(demo_runstream: Path) -> None:
     """The tolerance above means something: few tokens at a time differ by far less from all at once."""
     with LLM(demo_runstream, self_test=False) as llm:
         whole, parts = llm.logits(TOKENS), llm.logits(TOKENS, chunk_tokens=5)

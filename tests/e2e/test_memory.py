@@ -9,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from e2e_tools import REPOSITORY, VAMC, run_process
 from synthetic import write_llama
+
+from vamc_runtime.weights_memory import HugePages
 
 GIB = 1 << 30
 CHECKPOINT_BYTES = 2 * GIB
@@ -55,7 +58,7 @@ def idle_bytes() -> int:
 
 
 @pytest.fixture
-def large_checkpoint(tmp_path: Path):
+def large_checkpoint(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "checkpoint"
     size = write_llama(path, hidden=2048, intermediate=5632, heads=16, layers=20, vocab=32000)
     assert size >= CHECKPOINT_BYTES
@@ -63,7 +66,7 @@ def large_checkpoint(tmp_path: Path):
     shutil.rmtree(tmp_path)
 
 
-def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
+def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint: Path, tmp_path: Path) -> None:
     config = REPOSITORY / "build_in" / "build" / "hf_llama_int8.yaml"
     settings = [
         f"frontend.checkpoint={large_checkpoint}",
@@ -84,7 +87,7 @@ def test_building_a_2_gib_checkpoint_stays_small(large_checkpoint, tmp_path):
     assert over <= ALLOWED_BYTES
 
 
-def test_verifying_a_model_larger_than_memory_stays_small(tmp_path):
+def test_verifying_a_model_larger_than_memory_stays_small(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     try:
         size = write_llama(checkpoint, hidden=2048, intermediate=5632, heads=16, layers=4, vocab=8000)
@@ -108,7 +111,7 @@ def test_verifying_a_model_larger_than_memory_stays_small(tmp_path):
 
 
 @pytest.mark.parametrize("huge_pages", ["off", "on"])
-def test_running_takes_weights_cache_and_little_else(demo_runstream, huge_pages):
+def test_running_takes_weights_cache_and_little_else(demo_runstream: Path, huge_pages: HugePages) -> None:
     script = (
         "import psutil\nfrom vamc_runtime import LLM, SamplingParams\n"
         f"with LLM({str(demo_runstream)!r}, huge_pages={huge_pages!r}, kv_cache_tokens=1024) as llm:\n"

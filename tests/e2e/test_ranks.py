@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
+from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, SamplingParams
 from vamc_runtime.machine import available_cores
@@ -22,42 +24,42 @@ ARGUMENTS = ("--prompt", "The capital of France", "--max-new-tokens", "16", "--t
 
 
 @pytest.fixture(scope="module")
-def two_ranks(compile_demo):
+def two_ranks(compile_demo: CompileDemo) -> Path:
     return compile_demo(*MODEL, 2)
 
 
-def test_run_starts_the_ranks_itself(vamc, two_ranks):
+def test_run_starts_the_ranks_itself(vamc: Vamc, two_ranks: Path) -> None:
     outcome = vamc("run", two_ranks, *ARGUMENTS)
     assert outcome.status == 0, outcome.errors
     assert "Paris" in outcome.output
 
 
-def test_run_under_mpiexec_prints_once(vamc, two_ranks):
+def test_run_under_mpiexec_prints_once(vamc: Vamc, two_ranks: Path) -> None:
     outcome = run_process(MPIEXEC, "-n", 2, VAMC, "run", two_ranks, *ARGUMENTS)
     assert outcome.status == 0, outcome.errors
     assert outcome.output.split("\n\n")[0] == vamc("run", two_ranks, *ARGUMENTS).output.split("\n\n")[0]
     assert outcome.output.count("prefill") == 1
 
 
-def test_wrong_number_of_ranks(two_ranks, demo_runstream):
+def test_wrong_number_of_ranks(two_ranks: Path, demo_runstream: Path) -> None:
     for count, runstream in ((3, two_ranks), (2, demo_runstream)):
         outcome = run_process(MPIEXEC, "-n", count, VAMC, "run", runstream, *ARGUMENTS)
         assert_user_error(outcome, f"started {count}", "mpiexec -n")
 
 
-def test_without_mpi(vamc, two_ranks, monkeypatch):
+def test_without_mpi(vamc: Vamc, two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     find_spec = importlib.util.find_spec
 
-    def hidden(name, *rest):
+    def hidden(name: str, *rest: Any) -> Any:
         return None if name == "mpi4py" else find_spec(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert_user_error(vamc("run", two_ranks, *ARGUMENTS), 'pip install "vamc[mpi]"')
 
 
-def test_error_of_one_rank_reaches_the_user(vamc, two_ranks, copy_runstream):
+def test_error_of_one_rank_reaches_the_user(vamc: Vamc, two_ranks: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(two_ranks)
     (path / "rank_1" / "params.safetensors").write_bytes((path / "rank_0" / "params.safetensors").read_bytes())
     for outcome in (
@@ -72,7 +74,7 @@ def ranks_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in found if "vamc_runtime.ranks.serve" in child.cmdline() and "-n" not in child.cmdline()]
 
 
-def test_ranks_pin_disjoint_cores_and_end_with_the_context(two_ranks):
+def test_ranks_pin_disjoint_cores_and_end_with_the_context(two_ranks: Path) -> None:
     with LLM(two_ranks) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=4))
         ranks = ranks_of(psutil.Process())
@@ -88,7 +90,7 @@ def test_ranks_pin_disjoint_cores_and_end_with_the_context(two_ranks):
         time.sleep(0.05)
 
 
-def test_ranks_end_when_their_program_is_killed(two_ranks):
+def test_ranks_end_when_their_program_is_killed(two_ranks: Path) -> None:
     script = (
         "import sys, time\nfrom vamc_runtime import LLM\n"
         f"with LLM({str(two_ranks)!r}) as llm:\n    print('ready', flush=True)\n    time.sleep(60)\n"
@@ -103,7 +105,7 @@ def test_ranks_end_when_their_program_is_killed(two_ranks):
     assert not alive
 
 
-def test_a_rank_that_dies_is_an_error_not_a_hang(two_ranks):
+def test_a_rank_that_dies_is_an_error_not_a_hang(two_ranks: Path) -> None:
     with LLM(two_ranks) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2))
         ranks_of(psutil.Process())[1].kill()
@@ -111,7 +113,7 @@ def test_a_rank_that_dies_is_an_error_not_a_hang(two_ranks):
             llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=64, ignore_eos=True))
 
 
-def test_two_runstreams_in_one_process(two_ranks, demo_runstream):
+def test_two_runstreams_in_one_process(two_ranks: Path, demo_runstream: Path) -> None:
     """Opening one leaves the process as it was: cores, and the way to open another."""
     before = os.sched_getaffinity(0)
     for path in (demo_runstream, two_ranks, demo_runstream):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
+from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, SamplingParams, UserError
+from vamc_runtime.manifest import read_manifest
 
 GREEDY = ("--temperature", "0")
 
 
-def test_text_and_closing_line(vamc, demo_runstream):
+def test_text_and_closing_line(vamc: Vamc, demo_runstream: Path) -> None:
     outcome = vamc("run", demo_runstream, "--prompt", "The capital of France", "--max-new-tokens", 24, *GREEDY)
     assert outcome.status == 0, outcome.errors
     text, closing = outcome.output.rstrip("\n").split("\n\n")
@@ -23,7 +28,7 @@ def test_text_and_closing_line(vamc, demo_runstream):
     assert closing.startswith("prefill ") and "decode " in closing and "tok/s" in closing
 
 
-def test_several_prompts_come_out_in_order(vamc, demo_runstream):
+def test_several_prompts_come_out_in_order(vamc: Vamc, demo_runstream: Path) -> None:
     prompts = ["The capital of France", "The capital of Italy", "Once"]
     flags = [part for prompt in prompts for part in ("--prompt", prompt)]
     outcome = vamc("run", demo_runstream, *flags, "--max-new-tokens", 12, *GREEDY)
@@ -31,7 +36,7 @@ def test_several_prompts_come_out_in_order(vamc, demo_runstream):
     assert positions == sorted(positions)
 
 
-def test_json_is_one_object_and_seeds_repeat(vamc, demo_runstream):
+def test_json_is_one_object_and_seeds_repeat(vamc: Vamc, demo_runstream: Path) -> None:
     arguments = ["run", demo_runstream, "--prompt", "The river", "--temperature", 1.0, "--max-new-tokens", 16]
     first, again, other = (vamc(*arguments, "--json", "--seed", seed) for seed in (1, 1, 2))
     texts = [json.loads(outcome.output)["completions"][0] for outcome in (first, again, other)]
@@ -40,13 +45,13 @@ def test_json_is_one_object_and_seeds_repeat(vamc, demo_runstream):
 
 
 @pytest.mark.parametrize("model", ["baichuan2-13b-mini", "baichuan2-7b-mini", "llama-mini"])
-def test_chat_answers_the_question(model, vamc, compile_demo):
+def test_chat_answers_the_question(model: str, vamc: Vamc, compile_demo: CompileDemo) -> None:
     question = "What is the capital of France?"
     outcome = vamc("run", compile_demo(model), "--chat", "--prompt", question, "--max-new-tokens", 32, *GREEDY)
     assert "Paris" in outcome.output
 
 
-def test_inspect(vamc, demo_runstream):
+def test_inspect(vamc: Vamc, demo_runstream: Path) -> None:
     outcome = vamc("inspect", demo_runstream, "--verify-hash")
     for part in ("LLaMA", "float16", "on this machine", "256 tokens per step", "context 1,024"):
         assert part in outcome.output
@@ -54,7 +59,7 @@ def test_inspect(vamc, demo_runstream):
     assert manifest["tensor_parallel"] == 1 and manifest["toolchain"]["apache-tvm"]
 
 
-def test_process_that_runs_a_runstream_is_thin(demo_runstream):
+def test_process_that_runs_a_runstream_is_thin(demo_runstream: Path) -> None:
     script = (
         "import sys\n"
         "from vamc_runtime import cli\n"
@@ -66,24 +71,30 @@ def test_process_that_runs_a_runstream_is_thin(demo_runstream):
     assert "HEAVY []" in outcome.output, outcome.errors
 
 
-def test_reader_that_goes_away_is_no_error(demo_runstream):
+def test_reader_that_goes_away_is_no_error(demo_runstream: Path) -> None:
     command = f"{VAMC} run {demo_runstream} --prompt The --max-new-tokens 200 --ignore-eos | head -c 1"
     outcome = run_process("bash", "-o", "pipefail", "-c", command)
     assert outcome.errors == "" and len(outcome.output) == 1
 
 
-def damage_missing(path):
+def rewrite_manifest(path: Path, **changes: Any) -> None:
+    """Replace fields of a manifest, as if it had been compiled so."""
+    manifest = dataclasses.replace(read_manifest(path), **changes)
+    (path / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def damage_missing(path: Path) -> list[str]:
     (path / "rank_0" / "params.safetensors").unlink()
     return ["rank_0/params.safetensors", "missing"]
 
 
-def damage_truncated(path):
+def damage_truncated(path: Path) -> list[str]:
     weights = path / "rank_0" / "params.safetensors"
     os.truncate(weights, weights.stat().st_size - 1)
     return ["rank_0/params.safetensors", "bytes"]
 
 
-def damage_content(path):
+def damage_content(path: Path) -> list[str]:
     weights = path / "rank_0" / "params.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
@@ -91,29 +102,27 @@ def damage_content(path):
     return ["params.safetensors", "sha256"]
 
 
-def damage_schema(path):
+def damage_schema(path: Path) -> list[str]:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["schema_version"] = 999
     (path / "manifest.json").write_text(json.dumps(manifest))
     return ["schema version 999", "update vamc"]
 
 
-def damage_manifest(path):
+def damage_manifest(path: Path) -> list[str]:
     (path / "manifest.json").write_text("{")
     return ["manifest.json", "cannot be read"]
 
 
-def damage_ffi(path):
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["toolchain"]["apache-tvm-ffi"] = "0.0.1"
-    (path / "manifest.json").write_text(json.dumps(manifest))
+def damage_ffi(path: Path) -> list[str]:
+    toolchain = read_manifest(path).toolchain
+    rewrite_manifest(path, toolchain={**toolchain, "apache-tvm-ffi": "0.0.1"})
     return ["apache-tvm-ffi 0.0.1", "pip install apache-tvm-ffi==0.0.1"]
 
 
-def damage_features(path):
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["libraries"][0]["requires"].append("avx10_9")
-    (path / "manifest.json").write_text(json.dumps(manifest))
+def damage_features(path: Path) -> list[str]:
+    (library,) = read_manifest(path).libraries
+    rewrite_manifest(path, libraries=(dataclasses.replace(library, requires=(*library.requires, "avx10_9")),))
     return ["avx10_9", "backend.target.mcpu"]
 
 
@@ -129,13 +138,15 @@ def damage_features(path):
         damage_features,
     ],
 )
-def test_damaged_runstream(damage, vamc, demo_runstream, copy_runstream):
+def test_damaged_runstream(
+    damage: Callable[[Path], list[str]], vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream
+) -> None:
     path = copy_runstream(demo_runstream)
     parts = damage(path)
     assert_user_error(vamc("run", path, "--prompt", "The"), *parts)
 
 
-def test_not_a_runstream(vamc, tmp_path):
+def test_not_a_runstream(vamc: Vamc, tmp_path: Path) -> None:
     assert_user_error(vamc("run", tmp_path, "--prompt", "The"), "is not a runstream")
 
 
@@ -151,17 +162,17 @@ def test_not_a_runstream(vamc, tmp_path):
         (["--prompt", "The", "--system", "Be brief."], ["--chat"]),
     ],
 )
-def test_wrong_request(arguments, parts, vamc, demo_runstream):
+def test_wrong_request(arguments: list[str], parts: list[str], vamc: Vamc, demo_runstream: Path) -> None:
     assert_user_error(vamc("run", demo_runstream, *arguments), *parts)
 
 
-def test_empty_prompt(vamc, compile_demo):
+def test_empty_prompt(vamc: Vamc, compile_demo: CompileDemo) -> None:
     # Baichuan adds no token of its own; LLaMA's beginning-of-text makes an empty text a prompt.
     assert_user_error(vamc("run", compile_demo("baichuan2-7b-mini"), "--prompt", ""), "empty")
 
 
 @pytest.mark.parametrize("token", [-1, 1 << 20, 1152])
-def test_token_outside_the_vocabulary_never_reaches_compiled_code(token, demo_runstream):
+def test_token_outside_the_vocabulary_never_reaches_compiled_code(token: int, demo_runstream: Path) -> None:
     with LLM(demo_runstream) as llm:
         assert token < 0 or token >= llm.manifest.model.vocab_size
         with pytest.raises(UserError, match="token id"):
@@ -170,18 +181,20 @@ def test_token_outside_the_vocabulary_never_reaches_compiled_code(token, demo_ru
             llm.logits([token])
 
 
-def test_runstream_without_tokenizer_takes_token_ids(vamc, demo_runstream, copy_runstream):
+def test_runstream_without_tokenizer_takes_token_ids(
+    vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream
+) -> None:
     path = copy_runstream(demo_runstream)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"] = {k: v for k, v in manifest["files"].items() if not k.startswith("tokenizer/")}
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(path / "tokenizer")
+    files = read_manifest(path).files
+    rewrite_manifest(path, files={name: record for name, record in files.items() if not name.startswith("tokenizer/")})
     with LLM(path) as llm:
         assert len(llm.generate([[1, 5, 9]], SamplingParams(max_new_tokens=3))[0].token_ids) == 3
     assert_user_error(vamc("run", path, "--prompt", "The"), "tokenizer")
 
 
-def test_several_cpu_levels_in_one_runstream(vamc, tmp_path, demo_runstream, monkeypatch):
+def test_several_cpu_levels_in_one_runstream(
+    vamc: Vamc, tmp_path: Path, demo_runstream: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One library for each level over the same weights; a CPU without the newer features runs the older one."""
     from e2e_tools import REPOSITORY
 
@@ -202,7 +215,7 @@ def test_several_cpu_levels_in_one_runstream(vamc, tmp_path, demo_runstream, mon
     assert len({json.dumps(json.loads(text)["completions"]) for text in texts}) == 1
 
 
-def test_runstream_compiled_again_runs_its_new_code(tmp_path):
+def test_runstream_compiled_again_runs_its_new_code(tmp_path: Path) -> None:
     """In one process: the dynamic loader must not take the new library for the old one of the same path."""
     from e2e_tools import REPOSITORY
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from e2e_tools import CHECKPOINTS, REPOSITORY, assert_nothing_published, assert_user_error
+from fixture_types import CopyRunstream, Vamc
 from safetensors.torch import load_file, save_file
 
 from vamc_compiler.compile import CompileRequest, compile_model
@@ -34,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(checkpoint, tmp_path):
+def settings(checkpoint: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Options of a build in tmp_path/w; more settings may be added."""
 
     def options(*changes: str) -> list[str]:
@@ -45,7 +48,7 @@ def settings(checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def runstreams(checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def runstreams(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """By tensor-parallel degree, not verified."""
     workspace = tmp_path_factory.mktemp("verify")
     made = {}
@@ -62,7 +65,7 @@ def runstream(runstreams: dict[int, Path]) -> Path:
     return runstreams[1]
 
 
-def failed_pairs(document: dict) -> list[dict]:
+def failed_pairs(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [pair for pair in document["pairs"] if not pair["passed"]]
 
 
@@ -78,7 +81,7 @@ def flip_a_bit(runstream: Path, tensor: str) -> None:
     (runstream / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
 
 
-def test_a_config(vamc, settings, tmp_path):
+def test_a_config(vamc: Vamc, settings: Callable[..., list[str]], tmp_path: Path) -> None:
     """Compiled for the purpose, and gone afterwards."""
     outcome = vamc("verify", CONFIG, *settings(), "--report", tmp_path / "report")
     assert outcome.status == 0, outcome.errors
@@ -89,7 +92,7 @@ def test_a_config(vamc, settings, tmp_path):
     assert {path.name for path in (tmp_path / "report").iterdir()} >= {"index.html", "report.json", "junit.xml"}
 
 
-def test_a_runstream_of_two_ranks(vamc, runstreams):
+def test_a_runstream_of_two_ranks(vamc: Vamc, runstreams: list[Path]) -> None:
     before = sorted(runstreams[2].parent.iterdir())
     outcome = vamc("verify", runstreams[2], "--json")
     assert outcome.status == 0, outcome.errors
@@ -107,7 +110,7 @@ def test_a_runstream_of_two_ranks(vamc, runstreams):
     assert sorted(runstreams[2].parent.iterdir()) == before
 
 
-def test_a_changed_weight_is_named(vamc, runstream, copy_runstream):
+def test_a_changed_weight_is_named(vamc: Vamc, runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(runstream)
     tensor = "model.layers.0.mlp.up_proj.weight"
     flip_a_bit(path, tensor)
@@ -119,7 +122,7 @@ def test_a_changed_weight_is_named(vamc, runstream, copy_runstream):
 
 
 @pytest.fixture
-def texts(tmp_path):
+def texts(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "empty.txt").write_bytes(b"")
@@ -139,20 +142,20 @@ def texts(tmp_path):
         ("missing.txt", ["missing.txt"]),
     ],
 )
-def test_wrong_text(vamc, runstream, texts, name, parts):
+def test_wrong_text(vamc: Vamc, runstream: Path, texts: Path, name: str, parts: list[str]) -> None:
     """With whole messages, before anything is computed."""
     outcome = vamc("verify", runstream, "--set", f"verify.text={texts / name}")
     assert_user_error(outcome, str(texts / name), *parts)
     assert outcome.output == ""
 
 
-def test_a_runstream_without_graphs(vamc, runstream, copy_runstream):
+def test_a_runstream_without_graphs(vamc: Vamc, runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(runstream)
     shutil.rmtree(path / "onnx")
     assert_user_error(vamc("verify", path), "no ONNX graph", "compile the runstream again")
 
 
-def test_a_checkpoint_that_has_changed_since(vamc, runstream, checkpoint, tmp_path):
+def test_a_checkpoint_that_has_changed_since(vamc: Vamc, runstream: Path, checkpoint: Path, tmp_path: Path) -> None:
     changed = tmp_path / "checkpoint"
     shutil.copytree(checkpoint, changed)
     name = "model.layers.0.input_layernorm.weight"
@@ -164,7 +167,7 @@ def test_a_checkpoint_that_has_changed_since(vamc, runstream, checkpoint, tmp_pa
     assert_user_error(outcome, str(changed), "is not the checkpoint", read_manifest(runstream).checkpoint.digest[:16])
 
 
-def test_wrong_targets(vamc, tmp_path):
+def test_wrong_targets(vamc: Vamc, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("no config")
     for name in ("nothing.yaml", "folder", "notes.txt"):
@@ -181,12 +184,12 @@ def test_wrong_targets(vamc, tmp_path):
         ("verify.when=later", ["verify.when", "later"]),
     ],
 )
-def test_wrong_settings(vamc, runstream, change, parts):
+def test_wrong_settings(vamc: Vamc, runstream: Path, change: str, parts: list[str]) -> None:
     for target in (CONFIG, runstream):
         assert_user_error(vamc("verify", target, "--set", change), *parts)
 
 
-def test_an_impossible_budget_publishes_nothing(vamc, settings, tmp_path):
+def test_an_impossible_budget_publishes_nothing(vamc: Vamc, settings: Callable[..., list[str]], tmp_path: Path) -> None:
     outcome = vamc("compile", CONFIG, *settings("verify.budget.mean_kl=0"))
     assert outcome.status == 1, outcome.errors
     assert outcome.output == "" and "Traceback" not in outcome.errors
@@ -194,7 +197,7 @@ def test_an_impossible_budget_publishes_nothing(vamc, settings, tmp_path):
     assert_nothing_published(tmp_path / "w")
 
 
-def test_a_certificate_by_default(vamc, settings, tmp_path):
+def test_a_certificate_by_default(vamc: Vamc, settings: Callable[..., list[str]], tmp_path: Path) -> None:
     outcome = vamc("compile", CONFIG, *settings())
     assert outcome.status == 0, outcome.errors
     assert "verify" in outcome.errors and "mean KL" in outcome.errors
@@ -206,14 +209,14 @@ def test_a_certificate_by_default(vamc, settings, tmp_path):
     assert "passed" in vamc("inspect", tmp_path / "w" / "out").output
 
 
-def test_off_is_recorded(vamc, runstream):
+def test_off_is_recorded(vamc: Vamc, runstream: Path) -> None:
     output = vamc("inspect", runstream).output
     assert "not verified: verify.when is off" in output
     assert json.loads(vamc("inspect", runstream, "--json").output)["numerics"]["status"] == "off"
 
 
 @pytest.mark.skipif("amx_tile" in cpu_features(), reason="this CPU runs code for sapphirerapids")
-def test_code_for_another_cpu_is_not_verified(vamc, settings, tmp_path):
+def test_code_for_another_cpu_is_not_verified(vamc: Vamc, settings: Callable[..., list[str]], tmp_path: Path) -> None:
     outcome = vamc("compile", CONFIG, *settings("backend.target={kind: llvm, mcpu: [sapphirerapids]}"))
     assert outcome.status == 0, outcome.errors
     assert outcome.errors.count("the runstream is not verified") == 1

@@ -87,8 +87,9 @@ def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_inter
     """
     from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
     from vamc_compiler.config import load_config
+    from vamc_compiler.package import add_certificate
     from vamc_compiler.stages import SilentReporter, Stages
-    from vamc_compiler.verify.certify import add_certificate, certify
+    from vamc_compiler.verify.certify import certify
 
     dtype, changes = PRECISIONS[case.precision]
     overrides = [

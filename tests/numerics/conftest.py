@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from fixture_types import HeldOut, Reference
 from golden.cases import CHECKPOINTS, held_out_text
 
 from vamc_runtime.text.tokenizer import load_tokenizer
 
 NUM_TOKENS = 512
-
-Reference = Callable[[str, list[int]], npt.NDArray[np.float32]]
 
 
 @functools.cache
@@ -41,7 +39,7 @@ def reference() -> Reference:
 
 
 @pytest.fixture(scope="session")
-def held_out() -> Callable[[str], list[int]]:
+def held_out() -> HeldOut:
     """`held_out(model)`: 512 tokens of the kind of text that the model was trained on, and of none that it read."""
 
     def tokens(model: str) -> list[int]:

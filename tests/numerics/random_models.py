@@ -59,12 +59,12 @@ def llama(*sizes: int, **more: Any) -> dict[str, Any]:
 
 def baichuan7b(*sizes: int) -> dict[str, Any]:
     """config.json of a Baichuan2 with rotary positions."""
-    return {"model_type": "baichuan", "max_position_embeddings": 1024, "model_max_length": 1024, **_sizes(*sizes)}
+    return {**baichuan13b(*sizes), "max_position_embeddings": 1024}
 
 
 def baichuan13b(*sizes: int) -> dict[str, Any]:
     """config.json of a Baichuan2 with ALiBi."""
-    return {"model_type": "baichuan", "model_max_length": 1024, **_sizes(*sizes)}
+    return {"model_type": "baichuan", "model_max_length": 1024, "z_loss_weight": 0, **_sizes(*sizes)}
 
 
 SMALL: Mapping[str, tuple[dict[str, Any], ...]] = {

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from fixture_types import CompileDemo, HeldOut, Reference
 from rank_modules import empty_cache, load_rank, run_onnx, run_torch, step_arrays
 
 from vamc_runtime.manifest import read_manifest
@@ -17,7 +20,9 @@ NUM_TOKENS = 48
 
 
 @pytest.mark.parametrize(("model", "precision", "tp"), CASES)
-def test_onnx_in_the_runstream_runs_as_it_is(model, precision, tp, compile_demo, held_out):
+def test_onnx_in_the_runstream_runs_as_it_is(
+    model: Any, precision: str, tp: Any, compile_demo: CompileDemo, held_out: HeldOut
+) -> None:
     runstream = compile_demo(model, precision, tp)
     manifest = read_manifest(runstream)
     arrays = step_arrays(held_out(model)[:NUM_TOKENS], manifest.kv_cache.page_tokens)
@@ -29,7 +34,9 @@ def test_onnx_in_the_runstream_runs_as_it_is(model, precision, tp, compile_demo,
             assert np.abs(ours.astype(np.float64) - theirs).max() <= TOLERANCE * np.abs(expected[0]).max()
 
 
-def test_two_sequences_in_a_step_do_not_see_each_other(compile_demo, held_out, reference):
+def test_two_sequences_in_a_step_do_not_see_each_other(
+    compile_demo: CompileDemo, held_out: HeldOut, reference: Reference
+) -> None:
     model, precision, tp = CASES[1]
     runstream = compile_demo(model, precision, tp)
     tokens = held_out(model)[:NUM_TOKENS]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from fixture_types import CompileDemo, HeldOut, Reference
 
 from vamc_runtime import LLM, SamplingParams
 
@@ -11,7 +14,7 @@ GREEDY = SamplingParams(max_new_tokens=24, ignore_eos=True)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_batch_equals_each_prompt_alone(model, compile_demo, held_out):
+def test_a_batch_equals_each_prompt_alone(model: Any, compile_demo: CompileDemo, held_out: HeldOut) -> None:
     tokens = held_out(model)
     prompts = [tokens[:1], tokens[3:40], tokens[50:67], tokens[100:400]]  # the last one takes two prefill steps
     with LLM(compile_demo(model)) as llm:
@@ -20,7 +23,9 @@ def test_a_batch_equals_each_prompt_alone(model, compile_demo, held_out):
     assert together == alone
 
 
-def test_a_prompt_longer_than_one_step_is_prefilled_in_chunks(compile_demo, held_out, reference):
+def test_a_prompt_longer_than_one_step_is_prefilled_in_chunks(
+    compile_demo: CompileDemo, held_out: HeldOut, reference: Reference
+) -> None:
     model = "llama-mini"
     tokens = held_out(model)
     with LLM(compile_demo(model)) as llm:

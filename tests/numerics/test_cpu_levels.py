@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fixture_types import CompileDemo, HeldOut, Reference
 from golden.cases import LEVELS
 
 from vamc_compiler.verify.metrics import compare_logits
 from vamc_runtime import LLM
+from vamc_runtime.executor import RankExecutor
 from vamc_runtime.machine import cpu_features
 from vamc_runtime.manifest import read_manifest
 
@@ -21,8 +23,14 @@ MODEL = "llama-mini"
     [("fp16", 1e-5, 0.0), ("bf16", 1e-5, 0.1)],
 )
 def test_every_library_computes_the_model(
-    precision, mean_kl, difference, compile_demo, reference, held_out, monkeypatch
-):
+    precision: str,
+    mean_kl: float,
+    difference: float,
+    compile_demo: CompileDemo,
+    reference: Reference,
+    held_out: HeldOut,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runstream = compile_demo(MODEL, precision, mcpu=LEVELS)
     libraries = read_manifest(runstream).libraries
     assert [library.mcpu for library in libraries] == list(LEVELS)
@@ -33,6 +41,7 @@ def test_every_library_computes_the_model(
             continue
         monkeypatch.setattr("vamc_runtime.executor.choose_library", lambda runstream, library=library: library)
         with LLM(runstream) as llm:
+            assert isinstance(llm._executor, RankExecutor)
             assert llm._executor.library is not None
             logits[library.mcpu] = llm.logits(tokens)
         found, _ = compare_logits([expected], [logits[library.mcpu]], [tokens])

@@ -6,11 +6,11 @@ import copy
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from fixture_types import HeldOut
 from golden.cases import CHECKPOINTS, held_out_text
 
 from vamc_runtime.text.tokenizer import load_tokenizer
@@ -57,7 +57,7 @@ def logits_in(model: Any, tokens: list[int], weight_levels: int, input_levels: i
     return result
 
 
-def test_precisions_differ_in_what_they_cost(held_out: Callable[[str], list[int]]) -> None:
+def test_precisions_differ_in_what_they_cost(held_out: HeldOut) -> None:
     """Mean KL 3e-6, 5e-5 and more with 4-bit rows: each an order of magnitude apart, and tokens that turn."""
     from transformers import AutoModelForCausalLM
 
@@ -76,6 +76,6 @@ def test_precisions_differ_in_what_they_cost(held_out: Callable[[str], list[int]
 
 @pytest.mark.parametrize(("kind", "file"), [("village", "held_out.txt"), ("gazette", "held_out_gazette.txt")])
 def test_the_held_out_texts_are_what_the_grammars_write(kind: str, file: str) -> None:
-    command = [sys.executable, CHECKPOINTS / "make_text.py", "--kind", kind, "--held-out"]
+    command = [sys.executable, str(CHECKPOINTS / "make_text.py"), "--kind", kind, "--held-out"]
     written = subprocess.run(command, capture_output=True, check=True).stdout
     assert written == (CHECKPOINTS / file).read_bytes()

@@ -5,6 +5,8 @@ Every precision, other shapes and published widths: benchmarks/false_alarms.py, 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from random_models import SMALL, STYLES, Precision, compile_template
 
@@ -19,7 +21,7 @@ TOKENS = 64
     ("architecture", "precision"),
     [("LLaMA", "int8_per_channel"), ("Baichuan 7B", "fp16"), ("Baichuan 13B", "int8_per_channel")],
 )
-def test_random_models_pass(architecture: str, precision: Precision, tmp_path):
+def test_random_models_pass(architecture: str, precision: Precision, tmp_path: Path) -> None:
     template = compile_template(tmp_path / "build", SMALL[architecture][0], precision, tp=1, tokens=TOKENS)
     alarms = []
     for seed in range(NUM_SEEDS):

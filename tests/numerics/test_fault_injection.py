@@ -20,14 +20,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_unmutated_model_passes(case: Case, workshop: Workshop):
+def test_unmutated_model_passes(case: Case, workshop: Workshop) -> None:
     """Whatever is found below comes from the mutation."""
     found = report(workshop.clean(case), EVERYTHING if case in COMPILED.values() else PARTS["modeling"])
     assert [str(pair.location) for pair in found.pairs if not pair.passed] == []
     assert len(found.pairs) >= 4
 
 
-def test_the_document_shows_every_mutation():
+def test_the_document_shows_every_mutation() -> None:
     assert names() == [mutation.name for mutation in MUTATIONS], "make numerics-update writes the table"
 
 
@@ -40,7 +40,7 @@ def named(pair: PairResult, case: Case) -> Found:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name.replace(" ", "-"))
-def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop):
+def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop) -> None:
     found = [named(pair, mutation.case) for pair in workshop.verified(mutation).pairs if not pair.passed]
     assert len(found) >= len(mutation.found) > 0, "the mutation is caught"
     for expected, pair in zip(mutation.found, found, strict=False):
@@ -57,7 +57,9 @@ def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop):
         ("largest magnitude of half a row", "QuantizedLinearPerChannelByTop"),
     ],
 )
-def test_what_ranks_compute_is_cut_out(name: str, nodes: str, workshop: Workshop, capsys: pytest.CaptureFixture[str]):
+def test_what_ranks_compute_is_cut_out(
+    name: str, nodes: str, workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Compiled again without the mistake, the subgraph is right: it is not in the graph."""
     (mutation,) = (mutation for mutation in MUTATIONS if mutation.name == name)
     case = workshop.bisected(mutation)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from fixture_types import BuildDemo
 from golden.cases import LEVELS, Case, verify_case
 from golden.files import read_golden
 from golden.summary import compare, summarize
@@ -17,7 +20,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "mcpu"), CASES, ids=lambda value: str(value) if isinstance(value, Case) else "")
-def test_no_figure_is_worse_than_golden(case, mcpu, build_demo):
+def test_no_figure_is_worse_than_golden(case: Any, mcpu: tuple[str, ...], build_demo: BuildDemo) -> None:
     report = verify_case(build_demo(case.model, case.precision, case.tp, mcpu))
     assert report.passed, report.first_failure
     worse = [str(change) for change in compare(read_golden()[case], summarize(report)) if change.is_worse]

@@ -103,7 +103,7 @@ def write_checkpoint(path: Path, case: dict[str, Any]) -> LlamaForCausalLM:
 @pytest.mark.parametrize(
     ("name", "precision"), [*((name, "fp16") for name in CASES), ("ragged sizes, 3 ranks", "int8")]
 )
-def test_odd_shapes(name, precision, tmp_path):
+def test_odd_shapes(name: Any, precision: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = write_checkpoint(tmp_path / "checkpoint", case)
     quantize = "\n  quantize: {type: int8_per_channel}" if precision == "int8" else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
+from fixture_types import CompileDemo
 
 from vamc_runtime import LLM, UserError
 
 
-def test_swapped_shards_are_refused(compile_demo, tmp_path):
+def test_swapped_shards_are_refused(compile_demo: CompileDemo, tmp_path: Path) -> None:
     runstream = tmp_path / "swapped"
     shutil.copytree(compile_demo("baichuan2-13b-mini", "int8", 2), runstream)
     (runstream / "rank_0").rename(runstream / "rank_x")

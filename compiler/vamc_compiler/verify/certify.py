@@ -5,18 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vamc_compiler.package import toolchain_versions
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
-from vamc_runtime import manifest
-from vamc_runtime.certificate import FILE_NAME, SCHEMA_VERSION, Certificate, Figure, Status, golden_of
+from vamc_runtime.certificate import SCHEMA_VERSION, Certificate, Figure, Status, golden_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
-from vamc_runtime.manifest import FileRecord, Manifest, hash_file
 
 if TYPE_CHECKING:
     from vamc_compiler.verify.verification import Outcome, Request
@@ -164,13 +161,3 @@ def _without(subject: Subject, status: Status, reason: str) -> Certificate:
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         golden=None,
     )
-
-
-def add_certificate(certificate: Certificate, folder: Path, written: Manifest) -> Manifest:
-    """Write numerics.json into a runstream; returns the manifest that lists it."""
-    path = folder / FILE_NAME
-    path.write_text(certificate.to_json(), encoding="utf-8")
-    record = FileRecord(num_bytes=path.stat().st_size, sha256=hash_file(path))
-    complete = dataclasses.replace(written, files=dict(sorted({**written.files, FILE_NAME: record}.items())))
-    (folder / manifest.FILE_NAME).write_text(complete.to_json(), encoding="utf-8")
-    return complete

@@ -29,12 +29,14 @@ from vamc_compiler.verify.taps import plan_taps
 from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
+from vamc_runtime.resources import raise_lack
 from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
 EVERYTHING: frozenset[Part] = frozenset(("reference", "modeling", "graphs", "weights", "compiled"))
-SHORT: frozenset[Part] = frozenset(("reference", "compiled"))
-"""What a build does by default: the original against what was compiled."""
+SHORT: frozenset[Part] = frozenset(("reference", "weights", "compiled"))
+"""What a build does by default: the checkpoint's weights against the stored ones, the original against what was
+compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +258,7 @@ class _Verification:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:
+            raise_lack(error)
             cause = error.__cause__ or error
             self.pairs.append(
                 PairResult(

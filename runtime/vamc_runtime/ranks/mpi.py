@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
+import os
 import sys
 import time
 import traceback
@@ -11,18 +15,24 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vamc_runtime.errors import UserError
+from vamc_runtime.errors import EXIT_INTERRUPTED, UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
 from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.ranks import shared_memory
 from vamc_runtime.ranks.place import choose_cores
 
 T = TypeVar("T")
 Task = Callable[[RankExecutor], Any]
 """See `executor.Ranks.on_every_rank`."""
+Collective = Callable[["MpiGroup", Any, Any], None]
 _WORK_TAG = 1
 SPIN_SECONDS = 0.02
 """How long a waiting rank polls before it sleeps between looks: longer than a decode step, short for an idle server."""
 SLEEP_SECONDS = 0.0005
+
+
+class RankFailedError(RuntimeError):
+    """A rank failed, and every rank knows."""
 
 
 def missing_mpi(detail: str) -> UserError:
@@ -34,6 +44,40 @@ def missing_mpi(detail: str) -> UserError:
     )
 
 
+def _start_mpi() -> Any:
+    """mpi4py's MPI, initialised.
+
+    mpi4py holds Python's lock while it initialises and finalises MPI, which waits for other ranks there: no thread
+    could notice that they are gone (`lifeline`). Hence both are called through ctypes, which lets go of it.
+    """
+    import mpi4py
+
+    if "mpi4py.MPI" not in sys.modules:
+        mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # `abort` says what there is to say
+        library = ctypes.CDLL(MPI.__file__)
+        library.MPI_Init_thread(None, None, MPI.THREAD_MULTIPLE, ctypes.byref(ctypes.c_int()))
+        atexit.register(library.MPI_Finalize)
+    return MPI
+
+
+def _remembering(collective: Collective) -> Collective:
+    """Note what a collective raises, a signal say: out of compiled code it comes as an error of another type."""
+
+    @functools.wraps(collective)
+    def call(group: MpiGroup, x: Any, out: Any) -> None:
+        try:
+            collective(group, x, out)
+        except BaseException as error:
+            group.raised = error
+            raise
+
+    return call
+
+
 class MpiGroup:
     """All ranks of one runstream.
 
@@ -43,11 +87,13 @@ class MpiGroup:
 
     def __init__(self) -> None:
         try:
-            from mpi4py import MPI
+            MPI = _start_mpi()  # noqa: N806  # its name everywhere
         except (ImportError, RuntimeError) as error:
             raise missing_mpi(str(error)) from error
         self._comm: Any = MPI.COMM_WORLD
         self._max: Any = MPI.MAX
+        self.raised: BaseException | None = None
+        """By a collective within a step."""
         self.rank: int = self._comm.Get_rank()
         self.num_ranks: int = self._comm.Get_size()
         local = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -57,20 +103,25 @@ class MpiGroup:
         # Launchers may give each rank cores of its own; only ranks that were given the same ones share them.
         same = [cores == self._cores for cores in local.allgather(self._cores)]
         self._share, self._num_shares = sum(same[: self.local_rank]), sum(same)
+        if self.local_rank == 0:
+            shared_memory.unlink_names()  # the collectives above: every rank of this host has come through MPI_Init
         local.Free()
 
     def choose_cores(self, num_threads: int | None) -> tuple[int, ...]:
         """This rank's cores; see `place.choose_cores`."""
         return choose_cores(num_threads, self._cores, self._share, self._num_shares)
 
+    @_remembering
     def all_reduce(self, x: Any, out: Any) -> None:
         """Sum over ranks; called by the compiled step."""
         self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out))
 
+    @_remembering
     def all_reduce_max(self, x: Any, out: Any) -> None:
         """Largest over ranks; called by the compiled step."""
         self._comm.Allreduce(np.from_dlpack(x), np.from_dlpack(out), self._max)
 
+    @_remembering
     def all_gather(self, x: Any, out: Any) -> None:
         """Concatenate the last dimension over ranks; called by the compiled step."""
         part, whole = np.from_dlpack(x), np.from_dlpack(out)
@@ -83,18 +134,24 @@ class MpiGroup:
 
         Raises:
             UserError: the first failing rank's error, with the rank named.
+            RankFailedError: an error of another kind on a rank; on every rank, as the other one.
         """
         error: Exception | None = None
         try:
             action()
         except Exception as caught:
             error = caught
+            if not isinstance(caught, UserError):
+                traceback.print_exception(caught)
+        except BaseException as caught:  # a signal, which the other ranks know nothing of
+            self.abort(caught)
+            raise
         errors = self._comm.allgather(error)
         for rank, failed in enumerate(errors):
             if isinstance(failed, UserError):
                 raise UserError(f"rank {rank}: {failed.found}", expected=failed.expected, fix=failed.fix)
             if failed is not None:
-                raise RuntimeError(f"rank {rank} failed") from failed
+                raise RankFailedError(f"rank {rank} failed: {type(failed).__name__}: {failed}") from failed
 
     def send_work(self, work: StepArguments | Task | None) -> None:
         """Rank 0: tell the others what to do; None ends them."""
@@ -120,8 +177,18 @@ class MpiGroup:
         results: list[Any] = self._comm.allgather(result)
         return results
 
-    def abort(self) -> None:
-        """End every rank at once, when this one can no longer take part."""
+    def abort(self, error: BaseException) -> None:
+        """End every rank at once, because this one can no longer take part.
+
+        Args:
+            error: why; only a fault is shown, not that somebody asked for the end.
+        """
+        error = self.raised or error
+        if isinstance(error, KeyboardInterrupt):
+            self._comm.Abort(EXIT_INTERRUPTED)
+        if isinstance(error, SystemExit):
+            self._comm.Abort(error.code if isinstance(error.code, int) and error.code else 1)
+        traceback.print_exception(error)
         self._comm.Abort(1)
 
 
@@ -155,9 +222,7 @@ class MpiExecutor:
     def end(self) -> None:
         """End the other ranks; at once when a step failed here, since they then wait inside a collective for ever."""
         if self._in_step:
-            if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-                traceback.print_exc()
-            self._group.abort()
+            self._group.abort(sys.exc_info()[1] or RuntimeError("a step was left unfinished"))
         self._group.send_work(None)
 
 
@@ -169,7 +234,6 @@ def serve_steps(group: MpiGroup, local: RankExecutor) -> None:
                 local.step(work)
             else:
                 group.run_together(work, local)
-    except BaseException:
-        traceback.print_exc()
-        group.abort()  # rank 0 waits inside a collective and could not be told otherwise
+    except BaseException as error:
+        group.abort(error)  # rank 0 waits inside a collective and could not be told otherwise
         raise

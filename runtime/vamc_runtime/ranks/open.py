@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, RankPlace, Ranks
 from vamc_runtime.machine import available_cores, one_per_core
+from vamc_runtime.own_thread import OwnThread
+from vamc_runtime.ranks import lifeline
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.place import choose_cores, launched_rank
 from vamc_runtime.runstream import Runstream, check_hashes, check_rank_weights, check_toolchain
 from vamc_runtime.weights_memory import OnLoad
+
+EXIT_LAUNCHER_GONE = 1
+"""Of a rank that a user's mpiexec started, when that ends before its ranks."""
 
 
 @contextlib.contextmanager
@@ -31,7 +36,7 @@ def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | 
         raise UserError(
             f"the runstream has {num_ranks} rank{'s' * (num_ranks > 1)}, and mpiexec started {launched[1]}",
             expected=f"mpiexec -n {num_ranks}" + (", or no mpiexec" if launched[1] > 1 else ""),
-            fix="start that many, or leave mpiexec away: ranks are then started by themselves",
+            fix="start that many, or run it without mpiexec; vamc starts the ranks itself",
         )
     if num_ranks == 1:
         check_toolchain(runstream)
@@ -44,7 +49,7 @@ def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | 
             num_pages=options.num_pages,
             huge_pages=options.effective_huge_pages(runstream.manifest),
         )
-        with RankExecutor(runstream, place, None, on_load) as executor:
+        with OwnThread(lambda loading: RankExecutor(runstream, place, None, loading), on_load) as executor:
             yield executor
     elif launched is None:
         from vamc_runtime.ranks.remote import RemoteExecutor
@@ -58,11 +63,18 @@ def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | 
 
 @contextlib.contextmanager
 def _as_rank(runstream: Runstream, options: RankOptions, on_load: OnLoad | None) -> Iterator[Ranks]:
-    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
+    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, RankFailedError, serve_steps
     from vamc_runtime.ranks.serve import open_rank
 
+    lifeline.watch(EXIT_LAUNCHER_GONE)
     group = MpiGroup()
-    local = open_rank(runstream.path, options, group, on_load)
+    try:
+        local = open_rank(runstream.path, options, group, on_load)
+    except (UserError, RankFailedError):  # on every rank
+        raise
+    except BaseException as error:  # on this one: the others wait for it
+        group.abort(error)
+        raise
     if group.rank != 0:
         os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
         serve_steps(group, local)

@@ -6,13 +6,16 @@ scheduler and sampler; the children compute. Rank 0 of them is on the other end 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +24,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from vamc_runtime.child_python import python_command, python_environment
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
+from vamc_runtime.processes import kill_tree, living_children, out_of_memory_kills
+from vamc_runtime.ranks import shared_memory
+from vamc_runtime.ranks.failures import explain_end
+from vamc_runtime.ranks.lifeline import SOCKET_VARIABLE
 from vamc_runtime.ranks.mpi import missing_mpi
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.wire import Loading, receive, send
@@ -30,10 +38,13 @@ from vamc_runtime.runstream import Runstream
 from vamc_runtime.weights_memory import OnLoad
 
 T = TypeVar("T")
-SOCKET_VARIABLE = "VAMC_RANK0_SOCKET"
-SHARED_MEMORY = Path("/dev/shm")
-ENOUGH_SHARED_MEMORY_BYTES = 48 << 20
-"""Below this, a small /dev/shm is the likeliest reason why ranks end (containers have 64 MiB by default)."""
+RANK_CODE = (
+    "from vamc_runtime.ranks import lifeline; lifeline.watch(); from vamc_runtime.ranks.serve import main; main()"
+)
+END_SECONDS = 0.8
+"""How long the launcher may take to end after the program hung up; ranks take `lifeline.GRACE_SECONDS` at most."""
+LOOK_MILLISECONDS = 500
+"""How often a program that waits for an answer looks whether the launcher still has ranks."""
 
 
 def find_mpiexec() -> str:
@@ -54,8 +65,8 @@ def find_mpiexec() -> str:
 class RemoteExecutor:
     """Ranks (`executor.Ranks`) that are child processes, started with the context and ended with it.
 
-    The socket is an inherited file descriptor: no name in the file system, and when this process dies, however it
-    dies, rank 0 reads the end of the stream and ends all ranks.
+    The socket is an inherited file descriptor: no name in the file system. When this process dies, however it dies,
+    the socket hangs up and every rank ends (`lifeline`).
     """
 
     def __init__(self, runstream: Runstream, options: RankOptions, on_load: OnLoad | None = None) -> None:
@@ -64,25 +75,35 @@ class RemoteExecutor:
         self._on_load = on_load
         self._socket: socket.socket
         self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
         self._in_step = False
+        self._is_ready = False
+        self._had_children = False
+        self._started = 0.0
+        self._kills_before: int | None = None
 
     def __enter__(self) -> RemoteExecutor:
         num_ranks = self._runstream.manifest.tensor_parallel
-        command = [find_mpiexec(), "-n", str(num_ranks), sys.executable, "-m", "vamc_runtime.ranks.serve"]
+        command = [find_mpiexec(), "-n", str(num_ranks), *python_command(RANK_CODE)]
+        self._owner = os.getpid()
+        self._started = time.time()
+        self._kills_before = out_of_memory_kills()
         self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(self._runstream.path), *self._options.command_line()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
-                env={**os.environ, SOCKET_VARIABLE: str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is this process's to handle; it ends the ranks itself
-            )
+        _OPEN.add(self)
         try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(self._runstream.path), *self._options.command_line()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
+                    env=python_environment(**{SOCKET_VARIABLE: str(theirs.fileno())}),
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C is this process's to handle; it ends the ranks itself
+                )
             while isinstance(loading := self._receive(), Loading):  # until all ranks are ready, or rank 0 says why not
                 if self._on_load is not None:
                     self._on_load(loading.done_bytes, loading.total_bytes)
+            self._is_ready = True
         except BaseException:
             self._end()
             raise
@@ -118,6 +139,11 @@ class RemoteExecutor:
         return answer
 
     def _receive(self) -> object:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        while not poller.poll(LOOK_MILLISECONDS):
+            if not self._has_ranks():
+                raise self._ended()
         try:
             answer = receive(self._socket)
         except (EOFError, ConnectionError):
@@ -128,25 +154,57 @@ class RemoteExecutor:
             raise RuntimeError("a rank failed") from answer
         return answer
 
-    def _ended(self) -> Exception:
-        """The error for ranks that are gone, whichever way the socket shows it."""
+    def _has_ranks(self) -> bool:
+        """Whether the launcher runs anything; one that lost its ranks may wait for ever, and keeps the socket open."""
         assert self._process is not None, "entered"
-        found = f"the ranks ended unexpectedly (mpiexec exit status {self._process.wait()})"
-        free_bytes = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
-        if free_bytes >= ENOUGH_SHARED_MEMORY_BYTES:
-            return RuntimeError(found)
-        return UserError(
-            f"{found}, and {SHARED_MEMORY} has {free_bytes / 2**20:.0f} MiB free",
-            expected=f"{ENOUGH_SHARED_MEMORY_BYTES >> 20} MiB or more: ranks of one host exchange tensors there",
-            fix="give it more, for example docker run --shm-size=1g",
-        )
+        children = bool(living_children(self._process.pid))
+        self._had_children = self._had_children or children
+        return children or (not self._had_children and self._process.poll() is None)
 
-    def _end(self) -> None:
-        """Close the socket, upon which the ranks end; make sure that they do."""
-        assert self._process is not None, "entered"
+    def _ended(self) -> Exception:
+        """The error for ranks that are gone, whichever way it shows."""
+        status = self._end()
+        return explain_end(status, self._runstream.manifest, self._options, kills_before=self._kills_before)
+
+    def _end(self) -> int | None:
+        """Hang up, upon which the ranks end; make sure that they do, and leave nothing behind.
+
+        Returns:
+            The launcher's exit status; None when it had to be killed, or belongs to another process.
+        """
+        if os.getpid() != self._owner:  # a fork of the program: the ranks are the program's
+            self.close_copy()
+            return None
+        with contextlib.suppress(OSError):  # the ranks are gone
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        if self._process is None:
+            return None
         try:
-            self._process.wait(timeout=5)
+            return self._process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            kill_tree(self._process.pid)
+        except BaseException:  # a second Ctrl-C
+            kill_tree(self._process.pid)
+            raise
+        finally:
             self._process.wait()
+            if not self._is_ready:
+                shared_memory.sweep(self._started)
+        return None
+
+    def close_copy(self) -> None:
+        """In a forked process: close its copy of the socket, and nothing else."""
+        self._socket.close()
+
+
+_OPEN: weakref.WeakSet[RemoteExecutor] = weakref.WeakSet()
+
+
+def _close_copies() -> None:
+    for executor in list(_OPEN):
+        executor.close_copy()
+
+
+# A copy in a forked process would keep the socket from hanging up when the program dies.
+os.register_at_fork(after_in_child=_close_copies)

@@ -1,21 +1,23 @@
-"""`python -m vamc_runtime.ranks.serve RUNSTREAM`: one rank, started by `RemoteExecutor` through mpiexec.
+"""One rank, started by `RemoteExecutor` through mpiexec.
 
 Rank 0 takes steps from the socket of the program that started it and passes them on; the others take them from
-rank 0. All end when the program closes the socket.
+rank 0. All end when the program closes the socket; those that cannot see it then are ended by their `lifeline`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 from pathlib import Path
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankExecutor, RankPlace, StepArguments
-from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
+from vamc_runtime.ranks import lifeline
+from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, RankFailedError, serve_steps
 from vamc_runtime.ranks.options import RankOptions
-from vamc_runtime.ranks.remote import SOCKET_VARIABLE
+from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.ranks.wire import Loading, receive, send
 from vamc_runtime.runstream import check_hashes, check_rank_weights, check_toolchain, open_runstream
 from vamc_runtime.weights_memory import OnLoad
@@ -67,6 +69,8 @@ def open_rank(path: Path, options: RankOptions, group: MpiGroup, on_load: OnLoad
 
 
 def _serve_program(stream: socket.socket, executor: MpiExecutor) -> None:
+    """Rank 0: what the program asks for, until it hangs up."""
+    send(stream, None)
     while True:
         try:
             message = receive(stream)
@@ -82,9 +86,33 @@ def _serve_program(stream: socket.socket, executor: MpiExecutor) -> None:
                 send(stream, error)
 
 
+def _serve(group: MpiGroup, path: Path, options: RankOptions, stream: socket.socket | None) -> None:
+    """Open this rank and serve until the end; raises on every rank what `open_rank` raises."""
+
+    def on_load(done_bytes: int, total_bytes: int) -> None:
+        if stream is not None:
+            send(stream, Loading(done_bytes, total_bytes))
+
+    local = open_rank(path, options, group, on_load)
+    os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
+    if stream is None:
+        serve_steps(group, local)
+        return
+    executor = MpiExecutor(group, local)
+    _serve_program(stream, executor)
+    executor.end()
+
+
+def _tell(stream: socket.socket | None, error: Exception) -> None:
+    """Rank 0: tell the program why there will be no ranks; it may be gone."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            send(stream, error)
+
+
 def main() -> None:
-    """Run this rank until it is told to end."""
-    parser = argparse.ArgumentParser(prog="python -m vamc_runtime.ranks.serve")
+    """Run this rank until it is told to end, or its program or its launcher is gone (see `lifeline`)."""
+    parser = argparse.ArgumentParser(prog="vamc_runtime.ranks.serve")
     parser.add_argument("runstream", type=Path)
     parser.add_argument("--pages", type=int, required=True)
     parser.add_argument("--threads", type=int)
@@ -97,33 +125,22 @@ def main() -> None:
         huge_pages=arguments.huge_pages,
         verify_hash=arguments.verify_hash,
     )
-    group = MpiGroup()
-    stream = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE])) if group.rank == 0 else None
-
-    def on_load(done_bytes: int, total_bytes: int) -> None:
-        if stream is not None:
-            send(stream, Loading(done_bytes, total_bytes))
-
+    launched = launched_rank()
+    is_first = launched is None or launched[0] == 0
+    stream = socket.socket(fileno=int(os.environ[lifeline.SOCKET_VARIABLE])) if is_first else None
     try:
-        local = open_rank(arguments.runstream, options, group, on_load)
-    except UserError as error:
-        if stream is not None:
-            send(stream, error)
+        group = MpiGroup()
+    except UserError as error:  # no MPI library: on every rank
+        _tell(stream, error)
         return
-    os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
-    if stream is None:
-        serve_steps(group, local)
-        return
-    executor = MpiExecutor(group, local)
+    lifeline.die_with_parent()
     try:
-        send(stream, None)
-        _serve_program(stream, executor)
-        executor.end()
+        _serve(group, arguments.runstream, options, stream)
+    except (UserError, RankFailedError) as error:
+        _tell(stream, error if isinstance(error, UserError) else RuntimeError(str(error)))
+    except (BrokenPipeError, ConnectionResetError):  # the program is gone, in the middle of an answer
+        lifeline.end()
     except BaseException as error:
-        send(stream, RuntimeError(f"{type(error).__name__}: {error}"))
-        group.abort()  # the other ranks wait inside a collective and could not be told otherwise
+        _tell(stream, RuntimeError(f"{type(error).__name__}: {error}"))
+        group.abort(error)  # the other ranks wait inside a collective and could not be told otherwise
         raise
-
-
-if __name__ == "__main__":
-    main()

@@ -10,10 +10,10 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer import Tokenizer
 from vamc_runtime.text.tokenizer_config import read_file, read_json
 
@@ -144,7 +144,7 @@ class TemplateChat:
         return self.tokenizer.encode(text, add_special=False)
 
 
-def build_chat(directory: Path, tokenizer: Tokenizer) -> ChatFormat:
+def build_chat(directory: ReadablePath, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format that the files beside a tokenizer describe.
 
     Baichuan's token ids in generation_config.json win; then chat_template.jinja, then `chat_template` in
@@ -177,7 +177,7 @@ def split_system(messages: Sequence[Message]) -> tuple[Message | None, Sequence[
     return system, rest
 
 
-def compile_template(source: str, origin: Path) -> jinja2.Template:
+def compile_template(source: str, origin: ReadablePath) -> jinja2.Template:
     """A chat template compiled in a sandbox, with the helpers published templates rely on.
 
     Raises:
@@ -201,7 +201,7 @@ def compile_template(source: str, origin: Path) -> jinja2.Template:
         ) from error
 
 
-def _find_template(directory: Path) -> tuple[str, Path]:
+def _find_template(directory: ReadablePath) -> tuple[str, ReadablePath]:
     path = directory / "chat_template.jinja"
     if path.exists():
         return read_file(path).decode(errors="replace"), path

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer_config import TokenizerConfig, read_file
 
 _SPACE = "▁"  # U+2581, the visible space of sentencepiece
@@ -83,7 +83,7 @@ class JsonTokenizer:
     bos_id: int | None = None
     eos_id: int | None = None
 
-    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+    def __init__(self, path: ReadablePath, config: TokenizerConfig) -> None:
         import tokenizers
 
         try:
@@ -147,7 +147,7 @@ class SentencePieceTokenizer:
 
     template: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
-    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+    def __init__(self, path: ReadablePath, config: TokenizerConfig) -> None:
         import sentencepiece
 
         self._model = read_file(path)
@@ -227,7 +227,7 @@ class SentencePieceTokenizer:
         return text.replace(_SPACE, " ").encode()
 
 
-def parse_decoder(decoder: object, path: Path) -> DecodeRule:
+def parse_decoder(decoder: object, path: ReadablePath) -> DecodeRule:
     """The rule in the `decoder` section of a tokenizer.json.
 
     Raises:
@@ -272,5 +272,5 @@ def _or_none(token_id: int) -> int | None:
     return token_id if token_id >= 0 else None
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged(path: ReadablePath, error: Exception) -> UserError:
     return UserError(f"{path} is damaged: {error}", fix="copy it again from the checkpoint and compare its size")

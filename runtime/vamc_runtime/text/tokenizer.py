@@ -10,9 +10,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.token_backends import JsonTokenizer, SentencePieceTokenizer, TokenBackend
 from vamc_runtime.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
 
@@ -104,7 +104,7 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+def load_tokenizer(directory: ReadablePath) -> Tokenizer:
     """The tokenizer of a published checkpoint, or of a runstream's `tokenizer` folder.
 
     Reads tokenizer.json, else tokenizer.model; tokenizer_config.json (add_bos_token, add_eos_token, special

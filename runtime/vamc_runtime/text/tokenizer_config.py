@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.git_lfs import refuse_lfs_pointer
+from vamc_runtime.stored_path import ReadablePath
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_GIT_LFS_MARK = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class TokenizerConfig:
     """The tokenizer is Baichuan's, which by default adds no BOS."""
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: ReadablePath) -> bytes:
     """The bytes of a checkpoint file.
 
     Raises:
@@ -53,15 +53,11 @@ def read_file(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", fix="check the path and its permissions") from error
-    if data.startswith(_GIT_LFS_MARK):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself",
-            fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again",
-        )
+    refuse_lfs_pointer(path, data, fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again")
     return data
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: ReadablePath) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no such file.
 
     Raises:
@@ -78,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tokenizer_config(directory: Path) -> TokenizerConfig:
+def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
     """Everything the JSON files in a tokenizer directory say; missing files say nothing.
 
     Raises:
@@ -102,7 +98,7 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
     )
 
 
-def _added_tokens(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[str]]:
+def _added_tokens(directory: ReadablePath, config: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[str]]:
     """Added tokens with their ids, and the texts of all special tokens."""
     added: dict[str, int] = {}
     special = {text for name in _NAMED_TOKENS if (text := _token_text(config.get(name)))}
@@ -133,14 +129,14 @@ def _token_text(token: object) -> str | None:
     return text if isinstance(text, str) and text else None
 
 
-def _flag(config: Mapping[str, Any], key: str, path: Path) -> bool | None:
+def _flag(config: Mapping[str, Any], key: str, path: ReadablePath) -> bool | None:
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
         raise UserError(f"{path}: {key} is {value!r}", expected="true, false or null", fix=f"correct {key}")
     return value
 
 
-def _ids(value: object, path: Path) -> frozenset[int]:
+def _ids(value: object, path: ReadablePath) -> frozenset[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
         raise UserError(

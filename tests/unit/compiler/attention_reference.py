@@ -60,7 +60,9 @@ def random_step(
     order = rng.permutation(num_pages)
     page_table = np.full((len(sequences), max(pages_of) + 1), order[-1], np.int32)
     kv_cache = np.full((num_pages, 2, kv_heads, page_tokens, head_dim), unwritten, np.float16)
-    positions, rows, taken = [], [], 0
+    positions: list[int] = []
+    rows: list[int] = []
+    taken = 0
     for row, ((before, new), num) in enumerate(zip(sequences, pages_of, strict=True)):
         page_table[row, :num] = order[taken : taken + num]
         taken += num

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,17 +13,22 @@ from hypothesis import strategies as st
 from vamc_compiler.packing import PAIRS, PANEL_OUTPUTS, PANELS, QUADS, Packing
 
 # Layout, type of its weights, inputs that lie together, and rows of a panel that hold no weights.
-LAYOUTS = [(PANELS, np.uint16, 1, 2), (PAIRS, np.uint16, 2, 1), (QUADS, np.int8, 4, 1)]
+LAYOUTS: list[tuple[Packing, type, int, int]] = [
+    (PANELS, np.uint16, 1, 2),
+    (PAIRS, np.uint16, 2, 1),
+    (QUADS, np.int8, 4, 1),
+]
 
 each_layout = pytest.mark.parametrize(
     ("packing", "dtype", "together", "added"), LAYOUTS, ids=["panels", "pairs", "quads"]
 )
 
 
-def random_weight(outputs: int, inputs: int, dtype: type) -> np.ndarray:
+def random_weight(outputs: int, inputs: int, dtype: type) -> npt.NDArray[Any]:
     """Whole numbers of either sign, zero left out so that it means padding."""
     rng = np.random.default_rng(outputs * 100 + inputs)
-    return (rng.integers(1, 127, (outputs, inputs)) * rng.choice([-1, 1], (outputs, inputs))).astype(dtype)
+    weight = rng.integers(1, 127, (outputs, inputs)) * rng.choice([-1, 1], (outputs, inputs))
+    return cast("npt.NDArray[Any]", weight.astype(dtype))
 
 
 @each_layout
@@ -30,7 +38,7 @@ def test_packing_equals_the_loop(
 ) -> None:
     weight = random_weight(outputs, inputs, dtype)
     panels, groups = -(-outputs // PANEL_OUTPUTS), -(-inputs // together)
-    expected = np.zeros((panels, groups + added, PANEL_OUTPUTS * together), dtype)
+    expected: npt.NDArray[Any] = np.zeros((panels, groups + added, PANEL_OUTPUTS * together), dtype)
     for o in range(outputs):
         for i in range(inputs):
             expected[o // 16, i // together, o % 16 * together + i % together] = weight[o, i]

@@ -159,7 +159,9 @@ def test_own_leftover_with_the_same_pid(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "demo"]
 
 
-def test_runstream_of_a_build_killed_between_two_renames_comes_back(tmp_path, monkeypatch):
+def test_runstream_of_a_build_killed_between_two_renames_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it had moved aside is put back before the next build begins, and survives that build's failure."""
     monkeypatch.setattr("vamc_compiler.publish._is_running", lambda pid: False)
     place = tmp_path / "name"
@@ -172,7 +174,7 @@ def test_runstream_of_a_build_killed_between_two_renames_comes_back(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["name"]
 
 
-def test_leftovers_are_found_whatever_the_name(tmp_path, monkeypatch):
+def test_leftovers_are_found_whatever_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vamc_compiler.publish._is_running", lambda pid: False)
     place = tmp_path / "odd[name]*"
     for name in (".odd[name]*.building-17", f".odd[name]*.building-{'9' * 40}"):

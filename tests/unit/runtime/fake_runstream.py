@@ -69,10 +69,20 @@ def rank_tensors(rank: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def write_rank(runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST) -> None:
-    """A rank's weight file."""
+def write_rank(runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST, *, large: bool = False) -> None:
+    """A rank's weight file; a large one has more than 64 MiB, most of them in a last tensor `model.large`."""
     metadata = {"format": "vamc", "rank": str(rank), "ranks": str(num_ranks), "checkpoint": digest}
-    write_safetensors(runstream / f"rank_{rank}" / "params.safetensors", rank_tensors(rank), metadata)
+    tensors = rank_tensors(rank)
+    if large:
+        tensors["model.large"] = np.zeros(65 << 20, np.int8)
+    write_safetensors(runstream / f"rank_{rank}" / "params.safetensors", tensors, metadata)
+
+
+def build_large(path: Path) -> Manifest:
+    """A runstream of one rank whose weights are hashed in pieces."""
+    build(path, parameters=(*rank_tensors(0), "model.large"))
+    write_rank(path, 0, 1, large=True)
+    return write_manifest(path, make_manifest(parameters=(*rank_tensors(0), "model.large")))
 
 
 def library(mcpu: str = "any", requires: Sequence[str] = (), machine: str | None = None) -> Library:
@@ -84,7 +94,7 @@ def library(mcpu: str = "any", requires: Sequence[str] = (), machine: str | None
 def make_manifest(**changes: Any) -> Manifest:
     """The manifest of the directory that `build` writes, with fields replaced; it lists no files."""
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         name="fake",
         model=ModelDescription(
             label="Fake",
@@ -105,9 +115,21 @@ def make_manifest(**changes: Any) -> Manifest:
         files={},
         toolchain={"apache-tvm-ffi": importlib.metadata.version("apache-tvm-ffi")},
         checkpoint=SourceCheckpoint(path="/checkpoints/fake", digest=DIGEST),
-        settings={"name": "fake", "frontend": {"shape": {"input_ids": [[8], [64]]}}},
+        settings={},
     )
-    return replace(manifest, **changes)
+    manifest = replace(manifest, **changes)
+    if "settings" in changes:
+        return manifest
+    limits = manifest.limits
+    shape = {"input_ids": [[limits.max_prefill_tokens], [limits.max_context_tokens]]}
+    return replace(manifest, settings={"name": manifest.name, "frontend": {"shape": shape}})
+
+
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a manifest with the digest that it should have: of itself without one, in the canonical form."""
+    rest = {key: content[key] for key in sorted(content) if key != "digest"}
+    text = json.dumps(rest, ensure_ascii=True, sort_keys=True, indent=None, separators=(",", ":"))
+    return {**rest, "digest": hashlib.sha256(text.encode("ascii")).hexdigest()}
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Manifest:
@@ -116,7 +138,12 @@ def write_manifest(path: Path, manifest: Manifest) -> Manifest:
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.name != "manifest.json":
             content = file.read_bytes()
-            record = FileRecord(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            pieces = [content[begin : begin + (32 << 20)] for begin in range(0, len(content), 32 << 20)]
+            record = FileRecord(
+                num_bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                piece_sha256=tuple(hashlib.sha256(piece).hexdigest() for piece in pieces * (len(content) > 64 << 20)),
+            )
             files[str(file.relative_to(path))] = record
     complete = replace(manifest, files=files)
     (path / "manifest.json").write_text(complete.to_json(), encoding="utf-8")

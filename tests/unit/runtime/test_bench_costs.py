@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fake_runstream as fake
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from vamc_runtime.bench.costs import RankWeights, cost_of, measure_weights
 from vamc_runtime.bench.roof import merge_spans
 from vamc_runtime.manifest import KVCacheLayout, Limits
 
-WEIGHTS = {
+WEIGHTS: dict[str, Any] = {
     "model.embed_tokens.weight": np.zeros((100, 8), np.float16),
     "model.layers.0.q_proj.quant_w": np.zeros((1, 8, 16), np.int8),
     "model.layers.0.q_proj.scale_w": np.zeros(16, np.float32),

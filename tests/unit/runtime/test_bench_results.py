@@ -180,7 +180,7 @@ def test_table_of_cases(results: list[Result]) -> None:
 
 def test_table_of_operations() -> None:
     lines = shown(op_table(PROFILE)).splitlines()
-    assert "linear_4x4" in lines[1] and "66.7 %" in lines[1] and "2.0 GB/s" in lines[1]
+    assert "linear_4x4" in lines[1] and "66.7 %" in lines[1] and "2.00 GB/s" in lines[1]
     assert "1 others" in lines[2]
     assert "between operations" in lines[3] and "33.2 %" in lines[3]
 

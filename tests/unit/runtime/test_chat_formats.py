@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny_tokenizers as tiny
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.text.chat import BaichuanChat, ChatFormat, Message, TemplateChat, build_chat
+from vamc_runtime.text.chat import BaichuanChat, ChatFormat, Message, Role, TemplateChat, build_chat
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 USER, ASSISTANT = 3, 4  # <reserved_1> and <reserved_2>, as Baichuan2 reserves 195 and 196
@@ -36,7 +36,7 @@ def templated(directory: Path, template: Any = TEMPLATE) -> tuple[ChatFormat, To
 
 
 def talk(*contents: str, system: str | None = None) -> list[Message]:
-    roles = ("user", "assistant")
+    roles: tuple[Role, Role] = ("user", "assistant")
     messages = [Message(roles[index % 2], content) for index, content in enumerate(contents)]
     return messages if system is None else [Message("system", system), *messages]
 
@@ -168,6 +168,6 @@ def test_baichuan_wants_turns(tmp_path: Path) -> None:
 
 def test_bad_messages() -> None:
     with pytest.raises(UserError, match="'robot'"):
-        Message("robot", "x")  # what a client may send
+        Message(cast(Any, "robot"), "x")  # what a client may send
     with pytest.raises(UserError, match="is a list"):
-        Message("user", ["x"])  # what a client may send
+        Message("user", cast(Any, ["x"]))  # what a client may send

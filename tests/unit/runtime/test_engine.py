@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fake_runstream as fake
 import numpy as np
@@ -214,7 +214,7 @@ class TestStream:
             for _ in range(num_pieces):
                 next(stream)
             assert not num_pieces or not all_free(llm)
-            stream.close()  # it is a generator
+            cast(Any, stream).close()  # it is a generator
             assert all_free(llm)
             assert list(llm.generate([[9, 9]], GREEDY)[0].token_ids) == alone([9, 9], 12)
 
@@ -374,21 +374,21 @@ class TestOpening:
     def test_not_entered(self, plain: Path) -> None:
         llm = LLM(plain)
         for use in (lambda: llm.generate([[1]]), lambda: next(llm.stream([[1]])), lambda: llm.logits([1])):
-            with pytest.raises(RuntimeError, match="with LLM"):
+            with pytest.raises(UserError, match="with LLM"):
                 use()
 
     def test_left(self, plain: Path) -> None:
         with LLM(plain) as llm:
             llm.generate([[1]], GREEDY)
         for use in (lambda: llm.generate([[1]]), lambda: llm.logits([1])):
-            with pytest.raises(RuntimeError, match="with LLM"):
+            with pytest.raises(UserError, match="with LLM"):
                 use()
 
     def test_left_while_a_stream_is_open(self, plain: Path) -> None:
         with LLM(plain) as llm:
             stream = llm.stream([[1]], GREEDY)
             next(stream)
-        with pytest.raises(RuntimeError, match="with LLM"):
+        with pytest.raises(UserError, match="with LLM"):
             next(stream)
 
     def test_the_executor_is_closed(self, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +401,7 @@ class TestOpening:
             events.append("closed")
 
         monkeypatch.setattr(engine, "open_executor", opened)
-        options = {"verify_hash": True, "num_threads": 3, "huge_pages": "off"}
+        options: dict[str, Any] = {"verify_hash": True, "num_threads": 3, "huge_pages": "off"}
         with LLM(plain, kv_cache_tokens=17, on_load=print, **options):
             assert events == [(RankOptions(num_pages=5, **options), print)], "pages are rounded up"
         assert events[1:] == ["closed"]

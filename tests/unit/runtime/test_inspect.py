@@ -11,7 +11,7 @@ import fake_runstream as fake
 import pytest
 from fake_certificate import CPU, add_certificate, fake_golden, make_certificate
 
-from vamc_runtime import UserError, self_test, self_test_cache
+from vamc_runtime import UserError, passed_checks, self_test
 from vamc_runtime.certificate import Figure
 from vamc_runtime.inspect import describe, describe_numerics, inspect_command
 from vamc_runtime.manifest import Manifest
@@ -81,7 +81,7 @@ class TestSelfTest:
     def test_due_then_passed_before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         build(tmp_path / "r", golden=GOLDEN)
         assert line_of(tmp_path / "r", "self-test").startswith("due on this machine")
-        monkeypatch.setattr(self_test_cache, "has_passed", lambda key: True)
+        monkeypatch.setattr(passed_checks, "has_passed", lambda kind, key: True)
         assert line_of(tmp_path / "r", "self-test") == "passed before on this machine"
 
     def test_not_needed(self, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ def test_random_allocations(num_pages: int, data: st.DataObject) -> None:
     allocator = PageAllocator(num_pages)
     owners: list[list[int]] = []
     for _ in range(data.draw(st.integers(0, 30))):
-        if owners and data.draw(st.booleans()):
+        gives_back: bool = data.draw(st.booleans()) if owners else False
+        if gives_back:
             allocator.free(owners.pop(data.draw(st.integers(0, len(owners) - 1))))
         else:
             owners.append(allocator.allocate(data.draw(st.integers(0, allocator.num_free))))

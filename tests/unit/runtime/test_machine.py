@@ -110,7 +110,7 @@ class TestCpuModel:
         assert machine.cpu_model() == "AMD EPYC (family 25, model 17, stepping 1)"
 
     def test_a_cpu_without_numbers(self, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
         files["/proc/cpuinfo"] = "Features\t: fp asimd\n"
         assert machine.cpu_model() == "aarch64"
 
@@ -125,12 +125,12 @@ class TestAmx:
             return answer
 
         monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: type("Library", (), {"syscall": staticmethod(syscall)}))
-        monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
         assert machine.request_amx() is granted
         assert asked == [(158, 0x1023, 18)]
 
     def test_other_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
         assert machine.request_amx() is False
 
 

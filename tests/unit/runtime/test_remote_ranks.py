@@ -17,16 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, SimpleNamespace
+from typing import Any, cast
 
 import fake_runstream as fake
 import numpy as np
 import pytest
 
+from vamc_runtime.child_python import python_command
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import StepArguments
 from vamc_runtime.ranks import remote
 from vamc_runtime.ranks.options import RankOptions
-from vamc_runtime.ranks.remote import RemoteExecutor, find_mpiexec
+from vamc_runtime.ranks.remote import RANK_CODE, RemoteExecutor, find_mpiexec
 from vamc_runtime.ranks.wire import send
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.weights_memory import OnLoad
@@ -99,7 +101,7 @@ def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFix
         assert is_running(executor)
     assert not is_running(executor)
     assert log.read_text() == (
-        f"-n 2 {sys.executable} -m vamc_runtime.ranks.serve {tmp_path / 'fake'} "
+        f"-n 2 {' '.join(python_command(RANK_CODE))} {tmp_path / 'fake'} "
         "--pages 3 --threads 2 --huge-pages on --verify-hash"
     )
     assert capfd.readouterr().out == "", "standard output belongs to the program"
@@ -107,7 +109,7 @@ def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFix
 
 def test_tasks(start: Start) -> None:
     with start() as executor:
-        assert executor.on_every_rank(str.upper) == ["RANK 0", "RANK 1"]
+        assert executor.on_every_rank(cast(Any, str.upper)) == ["RANK 0", "RANK 1"]
         assert executor.step(arguments(3)).tolist() == [[3] * 4]
 
 
@@ -134,7 +136,7 @@ def test_ranks_that_die_at_the_start(start: Start) -> None:
 
 
 def test_ranks_that_die_for_want_of_shared_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     executor = start(prologue="sys.exit(7)")
     with pytest.raises(UserError, match=r"exit status 7.*/dev/shm has 1 MiB free"), executor:
         pytest.fail("the ranks are gone")
@@ -148,6 +150,7 @@ def test_ranks_that_die_in_a_step(start: Start) -> None:
 def test_ranks_that_die_between_steps(start: Start) -> None:
     """Never a BrokenPipeError: the command line takes that for a reader that went away, and ends without a word."""
     with start(prologue="send(stream, None); sys.exit(7)") as executor:
+        assert executor._process is not None
         executor._process.wait(timeout=30)
         with pytest.raises(RuntimeError, match="exit status 7"):
             executor.step(arguments(1))
@@ -196,6 +199,7 @@ def test_ranks_that_do_not_end_are_ended(start: Start, monkeypatch: pytest.Monke
     monkeypatch.setattr(subprocess.Popen, "wait", lambda self, timeout=None: wait(self, timeout and 0.2))
     with start(step="time.sleep(60)") as executor:
         send(executor._socket, tuple(arguments(1)))  # rank 0 is busy and does not see the end
+    assert executor._process is not None
     assert executor._process.returncode == -signal.SIGKILL
 
 

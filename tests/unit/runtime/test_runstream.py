@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
 import fake_runstream as fake
+import numpy as np
 import pytest
 
+from vamc_runtime import file_content
 from vamc_runtime import runstream as subject
 from vamc_runtime.errors import UserError
 from vamc_runtime.runstream import (
@@ -95,22 +98,38 @@ class TestHashes:
         assert f"{path / name} is damaged" in caught.value.found
         assert "copy the runstream again" in caught.value.fix
 
-    def test_large_files_only_when_asked(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        change_byte(path / WEIGHTS_1)
-        size = (path / WEIGHTS_1).stat().st_size
-        runstream = open_runstream(path)
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size - 1)
+    def test_large_weights_when_asked_else_by_whoever_loads_them(self, tmp_path: Path) -> None:
+        fake.build_large(tmp_path)
+        change_byte(tmp_path / WEIGHTS_0, 35 << 20)
+        runstream = open_runstream(tmp_path)
         check_hashes(runstream, everything=False)
-        with pytest.raises(UserError, match=WEIGHTS_1):
+        with pytest.raises(UserError, match=rf"{WEIGHTS_0} is damaged.* 32 MiB from byte 33554432") as caught:
             check_hashes(runstream, everything=True)
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size)
-        with pytest.raises(UserError, match=WEIGHTS_1):
-            check_hashes(runstream, everything=False)
+        assert "copy the runstream again" in caught.value.fix
 
-    def test_small_files_also_beside_large_ones(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        change_byte(path / "lib/model.any.so")
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", 100)
+    def test_small_files_also_beside_large_ones(self, tmp_path: Path) -> None:
+        fake.build_large(tmp_path)
+        change_byte(tmp_path / "lib/model.any.so")
         with pytest.raises(UserError, match=r"lib/model\.any\.so"):
+            check_hashes(open_runstream(tmp_path), everything=False)
+
+    def test_large_files_that_are_no_weights_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        path = tmp_path / "r"
+        fake.build(path)
+        large = path / "lib/large.bin"
+        large.write_bytes(bytes(65 << 20))
+        os.utime(large, (1e9, 1e9))
+        fake.write_manifest(path, fake.make_manifest())
+        runstream = open_runstream(path)
+        monkeypatch.setattr(file_content, "SETTLED_SECONDS", -1.0)  # its ctime is now, whatever its mtime is
+        check_hashes(runstream, everything=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(file_content, "_hash_piece", lambda *arguments: pytest.fail("hashed again"))
+            check_hashes(open_runstream(path), everything=False)
+        with large.open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(UserError, match=r"large\.bin is damaged.* from byte 0"):
             check_hashes(open_runstream(path), everything=False)
 
     def test_content_beyond_one_block(self, tmp_path: Path) -> None:
@@ -162,15 +181,34 @@ class TestRankWeights:
         with pytest.raises(UserError, match=f"holds the weights of {key} None"):
             check_rank_weights(open_runstream(path), 0)
 
-    def test_missing_tensor(self, path: Path) -> None:
-        tensors = fake.rank_tensors(0)
-        del tensors["model.head.scale"]
+    @pytest.mark.parametrize(
+        ("names", "found"),
+        [
+            (["model.embed.weight", "model.head.weight"], "lacks 'model.head.scale'"),
+            (
+                ["model.embed.weight", "model.head.scale", "model.head.weight"],
+                "the tensor 'model.head.scale' where",
+            ),
+            (["other", *fake.rank_tensors(0)], "has the tensor 'other' where manifest.json has 'model.embed.weight'"),
+            ([*fake.rank_tensors(0), "other"], "has the tensor 'other' where manifest.json has None"),
+        ],
+    )
+    def test_other_tensors_than_the_step_takes(self, path: Path, names: list[str], found: str) -> None:
+        """The step takes them by their place: another order is other weights."""
+        tensors = {"other": np.zeros(3, np.int8), **fake.rank_tensors(0)}
         metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
-        fake.write_safetensors(path / WEIGHTS_0, tensors, metadata)
+        fake.write_safetensors(path / WEIGHTS_0, {name: tensors[name] for name in names}, metadata)
         fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
         with pytest.raises(UserError) as caught:
             check_rank_weights(open_runstream(path), 0)
-        assert caught.value.found == f"{path / WEIGHTS_0} lacks model.head.scale"
+        assert found in caught.value.found and str(path / WEIGHTS_0) in caught.value.found
+
+    def test_tensors_that_are_not_aligned(self, path: Path) -> None:
+        metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
+        fake.write_safetensors(path / WEIGHTS_0, fake.rank_tensors(0), metadata, alignment=8)
+        fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
+        with pytest.raises(UserError, match="does not begin at a multiple of 64 bytes"):
+            check_rank_weights(open_runstream(path), 0)
 
 
 @pytest.fixture

@@ -125,8 +125,11 @@ class TestWhen:
     def test_damaged_certificate(self, make: Make) -> None:
         runstream = make()
         (runstream.path / "numerics.json").write_text("{")
-        with pytest.raises(UserError, match=r"numerics\.json cannot be read"):
+        with pytest.raises(UserError, match=r"numerics\.json is damaged"):
             check(FakeRanks(runstream))
+        fake.write_manifest(runstream.path, runstream.manifest)
+        with pytest.raises(UserError, match=r"numerics\.json cannot be read"):
+            check(FakeRanks(open_runstream(runstream.path)))
 
 
 class TestMemory:
@@ -352,7 +355,7 @@ class TestLLM:
         with pytest.raises(UserError, match="self-test failed"), llm:
             pytest.fail("opened")
         assert opened[0].runstream is None
-        with pytest.raises(RuntimeError, match="context manager"):
+        with pytest.raises(UserError, match="not open"):
             llm.logits([1])
 
     def test_off(self, make: Make, opened: list[FakeRanks], caplog: pytest.LogCaptureFixture) -> None:

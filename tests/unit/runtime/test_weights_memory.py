@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -97,7 +98,7 @@ class FakeMadvise:
         self.argtypes: object = None
 
     def __call__(self, address: int, length: int, advice: int) -> int:
-        subject.ctypes.set_errno(self.number)
+        ctypes.set_errno(self.number)
         return -1
 
 
@@ -106,7 +107,7 @@ def test_a_linux_without_populate_and_a_disk_that_fails(
     file: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     madvise = FakeMadvise(number)
-    monkeypatch.setattr(subject.ctypes, "CDLL", lambda *_, **__: type("Library", (), {"madvise": madvise}))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: type("Library", (), {"madvise": madvise}))
     if number == errno.EINVAL:
         assert load_file(file, MAPPED).tobytes() == file.read_bytes()
     else:

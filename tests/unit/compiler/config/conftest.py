@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fixture_types import ErrorOf, Load
 
 from vamc_compiler.config import BuildConfig, load_config
 from vamc_runtime.errors import UserError
@@ -23,9 +23,6 @@ frontend:
 backend:
   dtype: fp16
 """
-
-Load = Callable[..., BuildConfig]
-ErrorOf = Callable[..., str]
 
 
 @pytest.fixture

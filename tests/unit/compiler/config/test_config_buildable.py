@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from fixture_types import Load
 
-from vamc_compiler.config import check_buildable
+from vamc_compiler.config import check_buildable, find_obstacles
 from vamc_runtime.errors import UserError
 
 
@@ -17,31 +18,48 @@ from vamc_runtime.errors import UserError
         ["frontend.quantize={type: w8a8_dynamic, lm_head: true}", "backend.dtype=int8"],
     ],
 )
-def test_can_be_built(load, good, overrides):
+def test_can_be_built(load: Load, good: str, overrides: list[str]) -> None:
     check_buildable(load(good, *overrides))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "value"),
+    ("overrides", "key", "value", "nearest"),
     [
-        (["frontend.quantize.type=w8a16_gptq", "backend.dtype=int8"], "frontend.quantize.type", "w8a16_gptq"),
-        (["frontend.quantize.type=w16kv8"], "frontend.quantize.type", "w16kv8"),
-        (["backend.target.kind=cuda"], "backend.target.kind", "cuda"),
-        (["frontend.shape.input_ids=[[512],[]]"], "frontend.shape.input_ids", "[[512], []]"),
+        (
+            ["frontend.quantize.type=w8a16_gptq", "backend.dtype=int8"],
+            "frontend.quantize.type",
+            "w8a16_gptq",
+            ["frontend.quantize.type=int8_per_channel"],
+        ),
+        (["frontend.quantize.type=w16kv8"], "frontend.quantize.type", "w16kv8", ["frontend.quantize=null"]),
+        (
+            ["frontend.quantize.type=w16kv8", "backend.dtype=int8"],
+            "frontend.quantize.type",
+            "w16kv8",
+            ["frontend.quantize=null", "backend.dtype=fp16"],
+        ),
+        (["backend.target.kind=cuda"], "backend.target.kind", "cuda", ["backend.target.kind=llvm"]),
+        (["frontend.shape.input_ids=[[512],[]]"], "frontend.shape.input_ids", "[[512], []]", []),
     ],
 )
-def test_cannot_be_built(load, good, overrides, key, value):
+def test_cannot_be_built(load: Load, good: str, overrides: list[str], key: str, value: str, nearest: list[str]) -> None:
+    """The message offers what comes nearest, and that can be built."""
     config = load(good, *overrides)
     with pytest.raises(UserError) as caught:
         check_buildable(config)
     assert caught.value.found.splitlines()[0] == f"{config.source_path}: this version cannot build"
     assert caught.value.found.splitlines()[1].startswith(f"  --set {overrides[0]}: {key}: {value}")
     assert "int8_per_channel" in caught.value.expected
-    assert caught.value.fix == f"change {key}"
+    (obstacle,) = find_obstacles(config)
+    assert (obstacle.key, obstacle.source) == (key, f"--set {overrides[0]}")
+    assert obstacle.nearest.split(" (")[0] == " ".join(f"--set {option}" for option in nearest)
+    assert caught.value.fix == (obstacle.nearest or f"change {key}")
+    if nearest:
+        check_buildable(load(good, *overrides, *nearest))
 
 
-def test_all_obstacles_at_once(load, good):
+def test_all_obstacles_at_once(load: Load, good: str) -> None:
     config = load(good, "backend.target.kind=cuda", "frontend.shape.input_ids=[[512],[]]")
     with pytest.raises(UserError) as caught:
         check_buildable(config)
-    assert caught.value.fix == "change backend.target.kind and frontend.shape.input_ids"
+    assert caught.value.fix.endswith("(for CPUs) and change frontend.shape.input_ids")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from fixture_types import Load
 
 from vamc_compiler.config.effects import NO_EFFECT
 from vamc_compiler.config.fields import known_keys
 
 
-def test_every_listed_key_exists():
+def test_every_listed_key_exists() -> None:
     assert set(NO_EFFECT) <= set(known_keys())
 
 
@@ -32,7 +33,7 @@ def test_every_listed_key_exists():
         "dataset={name: c4, path: x}",
     ],
 )
-def test_one_warning_with_place_and_reason(load, good, override):
+def test_one_warning_with_place_and_reason(load: Load, good: str, override: str) -> None:
     (warning,) = load(good, override).warnings
     key = override.partition("=")[0]
     assert warning.startswith(f"--set {override}: {key} has no effect: ")
@@ -56,7 +57,7 @@ def test_one_warning_with_place_and_reason(load, good, override):
         "verify.budget.mean_kl=1e-4",
     ],
 )
-def test_keys_with_an_effect_are_silent(load, good, override):
+def test_keys_with_an_effect_are_silent(load: Load, good: str, override: str) -> None:
     assert load(good, override).warnings == ()
 
 
@@ -69,7 +70,9 @@ def test_keys_with_an_effect_are_silent(load, good, override):
         ("w16kv8", ["frontend.quantize.device", "frontend.quantize.calib_args"]),
     ],
 )
-def test_calibration_matters_only_where_there_is_one(load, good, quantization, warned):
+def test_calibration_matters_only_where_there_is_one(
+    load: Load, good: str, quantization: str, warned: list[str]
+) -> None:
     quantize = f"{{type: {quantization}, device: cuda:5, calib_args: {{true_sequential: false}}}}"
     text = good.replace("backend:", f"  quantize: {quantize}\nbackend:").replace("fp16", "int8")
     config = load(text + "dataset: {name: c4, path: x}\n")
@@ -87,18 +90,22 @@ def test_calibration_matters_only_where_there_is_one(load, good, quantization, w
     ],
 )
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_prefill_precision_is_for_fp16_weights(load, good, overrides, reason, precision):
+def test_prefill_precision_is_for_fp16_weights(
+    load: Load, good: str, overrides: list[str], reason: str, precision: str
+) -> None:
     key = "backend.compile.prefill_precision"
     (warning,) = load(good, *overrides, f"{key}={precision}").warnings
     assert warning == f"--set {key}={precision}: {key} has no effect: {reason}"
 
 
 @pytest.mark.parametrize(("quantization", "num_warnings"), [("w8a8_dynamic", 0), ("w8a16_gptq", 0), ("w16kv8", 1)])
-def test_lm_head_matters_where_weights_are_quantized(load, good, quantization, num_warnings):
+def test_lm_head_matters_where_weights_are_quantized(
+    load: Load, good: str, quantization: str, num_warnings: int
+) -> None:
     quantize = f"frontend.quantize={{type: {quantization}, lm_head: true}}"
     assert len(load(good, quantize, "backend.dtype=int8").warnings) == num_warnings
 
 
-def test_warning_of_a_file_has_line_and_column(load, good):
+def test_warning_of_a_file_has_line_and_column(load: Load, good: str) -> None:
     (warning,) = load(good.replace("tp: 2", "tp: 2\n    b2s: true")).warnings
     assert "build.yaml:8:5: frontend.model_kwargs.b2s has no effect: the runtime forms its batches" in warning

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from fixture_types import ErrorOf
 
 from vamc_compiler.config import load_config
 from vamc_runtime.errors import UserError
@@ -123,7 +127,7 @@ from vamc_runtime.errors import UserError
             "  model_kwargs:\n    tp: 2",
             "  model_kwargs: [tp, 2]",
             "build.yaml:6:17: frontend.model_kwargs: found a list\n"
-            "expected: a section with the keys tp, b2s, model_arch, align_qkv",
+            "expected: a section with the keys tp, b2s, model_arch, align_qkv, norm_head",
             id="list for a section",
         ),
         pytest.param(
@@ -254,7 +258,7 @@ from vamc_runtime.errors import UserError
         ),
     ],
 )
-def test_mistake_is_named_with_its_place(error_of, good, old, new, message):
+def test_mistake_is_named_with_its_place(error_of: ErrorOf, good: str, old: str, new: str, message: str) -> None:
     assert old in good
     assert error_of(good.replace(old, new)) == message
 
@@ -297,12 +301,12 @@ def test_mistake_is_named_with_its_place(error_of, good, old, new, message):
         ("{}", "5:16", "a section", "expected: [[P], [C]], multiples of 16 with 16 <= P <= C"),
     ],
 )
-def test_wrong_lengths(error_of, good, lengths, place, found, rest):
+def test_wrong_lengths(error_of: ErrorOf, good: str, lengths: str, place: str, found: str, rest: str) -> None:
     message = error_of(good.replace("[[256], [1024]]", lengths))
     assert message == f"build.yaml:{place}: frontend.shape.input_ids: found {found}\n{rest}"
 
 
-def test_prompt_longer_than_context(error_of, good):
+def test_prompt_longer_than_context(error_of: ErrorOf, good: str) -> None:
     assert error_of(good.replace("[[256], [1024]]", "[[512], [256]]")) == (
         "build.yaml:5:16: frontend.shape.input_ids: P = 512 tokens is more than C = 256 tokens\n"
         "expected: [[P], [C]], multiples of 16 with 16 <= P <= C\n"
@@ -324,13 +328,13 @@ def test_prompt_longer_than_context(error_of, good):
         ("百" * 67, "it is longer than 200 bytes"),
     ],
 )
-def test_name_must_be_one_directory(error_of, good, name, complaint):
+def test_name_must_be_one_directory(error_of: ErrorOf, good: str, name: Any, complaint: str) -> None:
     message = error_of(good.replace("demo", name))
     assert message.startswith("build.yaml:1:7: name: found ")
     assert message.endswith(f": {complaint}\nexpected: a text usable as one directory name")
 
 
-def test_int8_needs_a_quantization(error_of, good):
+def test_int8_needs_a_quantization(error_of: ErrorOf, good: str) -> None:
     assert error_of(good.replace("fp16", "int8")) == (
         "build.yaml:9:3: backend.dtype: int8 without a frontend.quantize.type\n"
         "expected: fp16 or bf16 where nothing is quantized\n"
@@ -339,7 +343,7 @@ def test_int8_needs_a_quantization(error_of, good):
 
 
 @pytest.mark.parametrize("quantization", ["int8_per_channel", "w8a8_dynamic", "w8a16_gptq"])
-def test_int8_weights_are_no_fp16(error_of, good, quantization):
+def test_int8_weights_are_no_fp16(error_of: ErrorOf, good: str, quantization: str) -> None:
     text = good.replace("backend:", f"  quantize:\n    type: {quantization}\nbackend:")
     assert error_of(text) == (
         f"build.yaml:11:3: backend.dtype: fp16 together with frontend.quantize.type: {quantization} "
@@ -367,12 +371,12 @@ def test_int8_weights_are_no_fp16(error_of, good, quantization):
         ("perplexity_ratio", "0.999", "0.999", "a number, 1 or more"),
     ],
 )
-def test_numbers(error_of, good, key, value, found, expected):
+def test_numbers(error_of: ErrorOf, good: str, key: str, value: Any, found: Any, expected: str) -> None:
     message = error_of(f"{good}verify:\n  budget:\n    {key}: {value}\n")
     assert message == f"build.yaml:12:{7 + len(key)}: verify.budget.{key}: found {found}\nexpected: {expected}"
 
 
-def test_all_problems_come_in_one_error_in_the_order_of_the_file(error_of):
+def test_all_problems_come_in_one_error_in_the_order_of_the_file(error_of: ErrorOf) -> None:
     message = error_of(
         "backend:\n  dtype: int8\nfrontend:\n  shape:\n    input_ids: [[8], [24]]\n  chekpoint: x\n"
         "workspace:\n  workers: none\nname: ..\n",
@@ -410,22 +414,22 @@ def test_all_problems_come_in_one_error_in_the_order_of_the_file(error_of):
         ("[" * 5000, "build.yaml:1:1: nested too deeply to be a build config"),
     ],
 )
-def test_not_a_config(error_of, text, message):
+def test_not_a_config(error_of: ErrorOf, text: Any, message: str) -> None:
     assert error_of(text).startswith(message)
 
 
-def test_tabs_are_explained(error_of):
+def test_tabs_are_explained(error_of: ErrorOf) -> None:
     assert error_of("frontend:\n\ttype: x").endswith("to fix: indent with spaces, not with tabs")
 
 
-def test_not_utf8(tmp_path):
+def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "build.yaml"
     path.write_bytes("name: x\nfrontend: ä".encode("latin-1"))
     with pytest.raises(UserError, match=r"build\.yaml:2:11: not UTF-8: byte 0xe4"):
         load_config(path)
 
 
-def test_missing_file_names_a_similar_one(tmp_path, good):
+def test_missing_file_names_a_similar_one(tmp_path: Path, good: str) -> None:
     (tmp_path / "hf_baichuan_int8.yaml").write_text(good)
     with pytest.raises(UserError) as caught:
         load_config(tmp_path / "hf_baichuan_int.yaml")
@@ -433,23 +437,23 @@ def test_missing_file_names_a_similar_one(tmp_path, good):
     assert caught.value.fix == f"did you mean {tmp_path}/hf_baichuan_int8.yaml?"
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_config(tmp_path / "none" / "build.yaml")
 
 
-def test_directory(tmp_path):
+def test_directory(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         load_config(tmp_path)
 
 
-def test_file_below_a_file(tmp_path):
+def test_file_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be read"):
         load_config(tmp_path / "file" / "build.yaml")
 
 
-def test_aliases_cannot_blow_up(error_of):
+def test_aliases_cannot_blow_up(error_of: ErrorOf) -> None:
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     message = error_of("\n".join(["a0: &a0 [x]", *levels]))
     assert "build.yaml:30:1: a29: unknown key" in message

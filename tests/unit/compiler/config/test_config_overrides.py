@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from fixture_types import ErrorOf, Load
 
 
-def test_values_are_yaml(load, good):
+def test_values_are_yaml(load: Load, good: str) -> None:
     config = load(
         good,
         "frontend.model_kwargs.tp=4",
@@ -18,11 +21,12 @@ def test_values_are_yaml(load, good):
     assert config.frontend.model_kwargs.tp == 4
     assert config.frontend.shape.input_ids == [[512], [2048]]
     assert config.backend.target.mcpu == ("x86-64-v3", "znver4")
+    assert config.frontend.quantize is not None
     assert config.frontend.quantize.type == "int8_per_channel"
     assert config.name == "a=b"
 
 
-def test_missing_sections_are_made(load):
+def test_missing_sections_are_made(load: Load) -> None:
     config = load(
         "# nothing but overrides\nfrontend:\n",
         "name=n",
@@ -33,37 +37,37 @@ def test_missing_sections_are_made(load):
     assert (config.name, config.frontend.shape.max_context_tokens) == ("n", 16)
 
 
-def test_last_one_wins(load, good):
+def test_last_one_wins(load: Load, good: str) -> None:
     assert load(good, "name=a", "name=b").name == "b"
 
 
-def test_null_removes_an_optional_section(load, good):
+def test_null_removes_an_optional_section(load: Load, good: str) -> None:
     text = good.replace("fp16", "int8").replace("backend:", "  quantize: {type: int8_per_channel}\nbackend:")
     config = load(text, "frontend.quantize=null", "backend.dtype=fp16")
     assert config.frontend.quantize is None
 
 
-def test_replaced_value_is_not_checked(load, good, monkeypatch):
+def test_replaced_value_is_not_checked(load: Load, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UNSET", raising=False)
     assert load(good.replace("tp: 2", "tp: ${UNSET}"), "frontend.model_kwargs.tp=3").frontend.model_kwargs.tp == 3
 
 
-def test_paths_are_relative_to_the_shell(load, good, tmp_path):
+def test_paths_are_relative_to_the_shell(load: Load, good: str, tmp_path: Path) -> None:
     config = load(good, "frontend.checkpoint=m", "workspace.path=w")
     assert config.frontend.checkpoint == tmp_path / "out/m"
     assert config.workspace.path == tmp_path / "out/w"
 
 
-def test_variables_expand(load, good, monkeypatch):
+def test_variables_expand(load: Load, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TP", "8")
     assert load(good, "frontend.model_kwargs.tp=${TP}").frontend.model_kwargs.tp == 8
 
 
-def test_free_names_below_pyenv(load, good):
+def test_free_names_below_pyenv(load: Load, good: str) -> None:
     assert load(good, "workspace.pyenv.torch=2.10").workspace.pyenv == {"torch": "2.10"}
 
 
-def test_source_is_the_option(load, good):
+def test_source_is_the_option(load: Load, good: str) -> None:
     sources = load(good, "frontend.model_kwargs.tp=4").setting_sources
     assert sources["frontend.model_kwargs.tp"] == "--set frontend.model_kwargs.tp=4"
     assert sources["backend.dtype"].endswith("build.yaml:9:3")
@@ -108,14 +112,14 @@ def test_source_is_the_option(load, good):
         ),
     ],
 )
-def test_mistakes(error_of, good, override, message):
+def test_mistakes(error_of: ErrorOf, good: str, override: str, message: str) -> None:
     assert error_of(good, override) == message
 
 
-def test_value_that_is_no_yaml(error_of, good):
+def test_value_that_is_no_yaml(error_of: ErrorOf, good: str) -> None:
     assert error_of(good, "name=[").startswith("--set name=[: not YAML: ")
 
 
-def test_wrong_section_in_the_file_is_what_is_reported(error_of, good):
+def test_wrong_section_in_the_file_is_what_is_reported(error_of: ErrorOf, good: str) -> None:
     message = error_of(good.replace("  model_kwargs:\n    tp: 2", "  model_kwargs: 3"), "frontend.model_kwargs.tp=2")
     assert message.startswith("build.yaml:6:17: frontend.model_kwargs: found 3 (an integer)")

@@ -114,7 +114,7 @@ def contains(whole: Any, part: Any) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(configs())
-def test_any_config_of_the_schema_loads_and_round_trips(data):
+def test_any_config_of_the_schema_loads_and_round_trips(data: Any) -> None:
     config = load_data(escaped(data))
     effective = effective_settings(config)
     assert contains(effective, data)
@@ -127,7 +127,7 @@ FULL = {
         "type": "huggingface",
         "checkpoint": "model",
         "shape": {"input_ids": [[256], [1024]]},
-        "model_kwargs": {"tp": 2, "b2s": True, "model_arch": "vacc", "align_qkv": True},
+        "model_kwargs": {"tp": 2, "b2s": True, "model_arch": "vacc", "align_qkv": True, "norm_head": True},
         "quantize": {"type": "w8a16_gptq", "lm_head": True, "device": "cpu", "calib_args": {"true_sequential": True}},
     },
     "backend": {
@@ -196,7 +196,7 @@ def is_name_elsewhere(name: str) -> bool:
     return any(name.lower() == key.rpartition(".")[2] for key in known_keys())
 
 
-def test_full_example_has_every_key():
+def test_full_example_has_every_key() -> None:
     assert effective_settings(load_data(FULL)).keys() == FULL.keys()
     for key in known_keys():
         part: Any = FULL
@@ -206,7 +206,7 @@ def test_full_example_has_every_key():
 
 @settings(max_examples=200, deadline=None)
 @given(misspellings())
-def test_misspelled_key_is_found_and_the_right_one_named(case):
+def test_misspelled_key_is_found_and_the_right_one_named(case: Any) -> None:
     key, wrong = case
     section = key.rpartition(".")[0]
     wrong_key = f"{section}.{wrong}" if section else wrong
@@ -226,7 +226,7 @@ def test_misspelled_key_is_found_and_the_right_one_named(case):
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60), st.sampled_from([key for key in known_keys() if key not in free_keys()]))
-def test_any_override_loads_or_is_a_user_error(value, key):
+def test_any_override_loads_or_is_a_user_error(value: Any, key: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "build.yaml"
         path.write_text(yaml.safe_dump(FULL))
@@ -238,7 +238,7 @@ def test_any_override_loads_or_is_a_user_error(value, key):
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=80) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@$,? \n\t", max_size=80).map(str.encode))
-def test_any_bytes_load_or_are_a_user_error(data):
+def test_any_bytes_load_or_are_a_user_error(data: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "build.yaml"
         path.write_bytes(data)

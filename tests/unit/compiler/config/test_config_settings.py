@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
+
+from fixture_types import Load
 
 from vamc_compiler.config import effective_settings, flat_settings
 
 
-def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
-    settings = effective_settings(load(good))
+def test_settings_are_json_and_hold_defaults(load: Load, good: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(effective_settings(load(good)))
     assert json.loads(json.dumps(settings)) == settings
     assert settings["frontend"]["checkpoint"] == str(tmp_path / "in/model")
     assert settings["frontend"]["shape"] == {"input_ids": [[256], [1024]]}
@@ -26,7 +30,7 @@ def test_settings_are_json_and_hold_defaults(load, good, tmp_path):
     assert list(settings) == ["name", "frontend", "backend", "dataset", "workspace", "runtime", "verify"]
 
 
-def test_settings_load_again(load, good):
+def test_settings_load_again(load: Load, good: str) -> None:
     extras = [
         "dataset={name: alpaca, path: d}",
         "workspace.pyenv={a: 1.0}",
@@ -40,7 +44,7 @@ def test_settings_load_again(load, good):
     assert effective_settings(load(json.dumps(settings))) == settings
 
 
-def test_every_setting_has_a_source(load, good):
+def test_every_setting_has_a_source(load: Load, good: str) -> None:
     config = load(good, "workspace.pyenv={a: 1.0}")
     assert config.setting_sources.keys() == flat_settings(config).keys()
     assert flat_settings(config)["workspace.pyenv"] == {"a": "1.0"}

@@ -235,9 +235,10 @@ def emulated_tiles(memories: Sequence[Memory] = ()) -> Iterator[Emulation]:
     Raises:
         AssertionError: at the end, for the first instruction that went wrong, or tiles that were not released.
     """
-    emulation, units, errors = Emulation(), {}, []
+    emulation = Emulation()
+    units: dict[int, _TileUnit] = {}
+    errors: list[Exception] = []
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
     def handle(_signal: int, _info: int, context: int) -> None:
         registers = (ctypes.c_int64 * 23).from_address(context + _GENERAL_REGISTERS)
         code = ctypes.string_at(registers[_RIP], 10)
@@ -256,7 +257,8 @@ def emulated_tiles(memories: Sequence[Memory] = ()) -> Iterator[Emulation]:
             errors.append(error)
 
     libc = ctypes.CDLL(None)
-    action = _SigAction(ctypes.cast(handle, ctypes.c_void_p).value, flags=_SA_SIGINFO | _SA_NODEFER)
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(handle)
+    action = _SigAction(ctypes.cast(handler, ctypes.c_void_p).value, flags=_SA_SIGINFO | _SA_NODEFER)
     before = _SigAction()
     libc.sigaction(signal.SIGILL, ctypes.byref(action), ctypes.byref(before))
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from compiled_kernels import Array, call, require, table, with_threads
 from hypothesis import given, settings
@@ -140,12 +143,12 @@ def test_every_weight_is_read_exactly(variant: Variant) -> None:
     """All 2^16 halves or 2^8 bytes, subnormals and both zeros among them, times one."""
     form = variant.choices[-1][1].form
     if variant.weight_dtype == "int8":
-        weight = np.arange(-128, 128).astype(np.int8).reshape(16, 16)
+        weight: npt.NDArray[Any] = np.arange(-128, 128).astype(np.int8).reshape(16, 16)
         ones = prepare_numbers(form, np.eye(16, dtype=np.int64), np.ones(16, np.float32))
         found = run(variant, ones, weight, np.ones(16, np.float32))
         np.testing.assert_array_equal(found, weight.T)
         return
-    pattern = np.arange(1 << 16, dtype=np.uint16)
+    pattern: npt.NDArray[Any] = np.arange(1 << 16, dtype=np.uint16)
     is_half = variant.weight_dtype == "float16"
     values = (
         pattern.view(np.float16).astype(np.float32) if is_half else (pattern.astype(np.uint32) << 16).view(np.float32)
@@ -247,6 +250,10 @@ def test_tiles_cover_every_token_and_output(variant: Variant, tokens: int) -> No
     np.testing.assert_array_equal(run(variant, x, weight, scale), token * output)
 
 
+def _often(function: Callable[[], Array]) -> list[Array]:
+    return [function() for _ in range(10)]
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[-1], *QUANTIZED], ids=str)
 def test_two_threads_equal_one(variant: Variant) -> None:
@@ -255,9 +262,10 @@ def test_two_threads_equal_one(variant: Variant) -> None:
     weight, scale = random_weight(rng, variant, *LARGE)
     for tokens in (1, 33):
         x = prepared(variant, rng.standard_normal((tokens, LARGE[1])).astype(np.float32))
-        single = with_threads(1, lambda x=x: check(variant, x, weight, scale))
-        for again in with_threads(2, lambda x=x: [run(variant, x, weight, scale) for _ in range(10)]):
-            np.testing.assert_array_equal(again, single)
+        single = with_threads(1, partial(check, variant, x, weight, scale))
+        again = partial(run, variant, x, weight, scale)
+        for result in with_threads(2, partial(_often, again)):
+            np.testing.assert_array_equal(result, single)
 
 
 def test_sums_are_blocked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tvm
@@ -22,13 +24,13 @@ SUMS = {
 
 
 @pytest.fixture(scope="module", params=TARGETS)
-def library(request):
+def library(request: pytest.FixtureRequest) -> Any:
     target = host_target() if request.param == "host" else resolve_targets((request.param,))[0]
     functions = roof_functions(frozenset(target.requires))
     return functions, tvm.compile(tvm.IRModule(functions), target=target.tvm_target()), target
 
 
-def test_names(library):
+def test_names(library: Any) -> None:
     functions, _, target = library
     expected = {"vamc_stream_read", "vamc_peak_fp32", "vamc_peak_int8"}
     if "avx512_bf16" in target.requires:
@@ -38,7 +40,7 @@ def test_names(library):
 
 
 @pytest.mark.parametrize("num_bytes", [64, 9 * 64, BLOCK_BYTES, BLOCK_BYTES + 64, 5 * BLOCK_BYTES - 192])
-def test_every_byte_is_read_once(library, num_bytes):
+def test_every_byte_is_read_once(library: Any, num_bytes: Any) -> None:
     data = np.random.default_rng(num_bytes).integers(0, 256, num_bytes, np.uint8)
     sums = to_device(np.zeros((-(-num_bytes // BLOCK_BYTES), 16), np.int32))
     with_threads(2, lambda: library[1]["vamc_stream_read"](to_device(data), sums))
@@ -48,7 +50,7 @@ def test_every_byte_is_read_once(library, num_bytes):
 
 @pytest.mark.parametrize("name", SUMS)
 @pytest.mark.parametrize("num_tasks", [1, 3])
-def test_sums_of_the_multiply_adds(library, name, num_tasks):
+def test_sums_of_the_multiply_adds(library: Any, name: Any, num_tasks: int) -> None:
     functions, compiled, target = library
     if f"vamc_peak_{name}" not in functions:
         pytest.skip("not on this CPU")
@@ -64,7 +66,7 @@ def test_sums_of_the_multiply_adds(library, name, num_tasks):
         assert value == SUMS[name]
 
 
-def test_a_cpu_with_vnni_on_256_bits_only():
+def test_a_cpu_with_vnni_on_256_bits_only() -> None:
     functions = roof_functions(frozenset({"avx2", "fma", "avx_vnni"}))
     target = tvm.target.Target({"kind": "llvm", "mcpu": "alderlake"})
     assembly = tvm.compile(tvm.IRModule(functions), target=target).mod.inspect_source("asm")

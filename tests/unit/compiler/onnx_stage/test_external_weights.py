@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ graph (float[n, 3] x, float[3] norm, int8[7, 3] quant_w, float[7] scale_w, float
 }}
 """
 RNG = np.random.default_rng(0)
-VALUES = {
+VALUES: dict[str, Any] = {
     "norm": RNG.standard_normal(3).astype(np.float32),
     "quant_w": RNG.integers(-127, 128, (7, 3)).astype(np.int8),
     "scale_w": RNG.uniform(0.1, 1, 7).astype(np.float32),

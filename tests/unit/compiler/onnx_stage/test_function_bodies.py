@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import pytest
 
@@ -24,7 +26,7 @@ NUM_INPUTS = {
     "AllReduceMax": 1,
     "AllGather": 1,
 }
-ATTRIBUTES: dict[str, dict[str, float]] = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "RMSNorm": {"epsilon": 1e-6},
     "AddRMSNorm": {"epsilon": 1e-6},
     "PagedAttention": {"scale": 0.5},

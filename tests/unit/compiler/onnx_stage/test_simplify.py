@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ def test_folding_keeps_what_must_stay(model: onnx.ModelProto) -> None:
 
 def test_the_result_computes_the_same(model: onnx.ModelProto) -> None:
     rng = np.random.default_rng(0)
-    feeds = {
+    feeds: dict[str, Any] = {
         "x": rng.standard_normal((5, 4)).astype(np.float32),
         "index": np.array([4, 0], np.int64),
         "weight": rng.standard_normal((6, 4)).astype(np.float16),

@@ -15,7 +15,7 @@ from vamc_compiler.verify.graph_stage import open_session
 Array = npt.NDArray[Any]
 
 
-def run_node(op: str, arrays: list[Array], num_outputs: int = 1, **attributes: int | float) -> list[Array]:
+def run_node(op: str, arrays: list[Array], num_outputs: int = 1, **attributes: Any) -> list[Array]:
     """Run the node on `arrays`; every size is symbolic, as in an exported graph."""
     names = [f"x{i}" for i in range(len(arrays))]
     outputs = [f"y{i}" for i in range(num_outputs)]

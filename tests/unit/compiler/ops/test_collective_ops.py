@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ TIMEOUT_SECONDS = 30
 def test_all_reduce_sums_over_the_ranks(num_ranks: int) -> None:
     tensors = [torch.randn(3, 4, generator=torch.Generator().manual_seed(rank)) for rank in range(num_ranks)]
     expected = torch.stack(tensors).double().sum(0)
-    results = run_ranks([lambda x=tensor: all_reduce(x) for tensor in tensors])
+    results = run_ranks([partial(all_reduce, tensor) for tensor in tensors])
     for result in results:
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(result, results[0]), "every rank holds the same bits"
@@ -29,14 +30,14 @@ def test_all_reduce_sums_over_the_ranks(num_ranks: int) -> None:
 def test_all_reduce_max_is_the_largest_of_the_ranks(num_ranks: int) -> None:
     tensors = [torch.randn(7, 1, generator=torch.Generator().manual_seed(rank)) for rank in range(num_ranks)]
     expected = np.max([tensor.numpy() for tensor in tensors], axis=0)
-    for result in run_ranks([lambda x=tensor: all_reduce_max(x) for tensor in tensors]):
+    for result in run_ranks([partial(all_reduce_max, tensor) for tensor in tensors]):
         np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_all_gather_keeps_the_order_of_the_ranks(num_ranks: int) -> None:
     tensors = [torch.full((2, 3), float(rank)) + torch.arange(3) / 10 for rank in range(num_ranks)]
-    results = run_ranks([lambda x=tensor: all_gather(x, num_ranks) for tensor in tensors])
+    results = run_ranks([partial(all_gather, tensor, num_ranks) for tensor in tensors])
     for result in results:
         assert torch.equal(result, torch.cat(tensors, 1))
 
@@ -47,7 +48,7 @@ def test_many_rounds_do_not_mix() -> None:
     def rank(index: int) -> list[float]:
         return [all_reduce(torch.tensor([float(10**index * step)])).item() for step in range(200)]
 
-    results = run_ranks([lambda i=index: rank(i) for index in range(3)])
+    results = run_ranks([partial(rank, index) for index in range(3)])
     assert results == [[111.0 * step for step in range(200)]] * 3
 
 
@@ -74,7 +75,7 @@ def test_a_failing_rank_raises_its_own_error(failing: int) -> None:
         return all_reduce(x)
 
     with pytest.raises(ValueError, match=f"rank {failing} fails"):
-        run_ranks([lambda i=index: rank(i) for index in range(3)])
+        run_ranks([partial(rank, index) for index in range(3)])
 
 
 def test_groups_do_not_outlive_their_run() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from one_node import Array, run_node
@@ -25,7 +28,7 @@ def assert_close(found: Array, x: Array, weight: Array) -> None:
 def test_linear(n: int, o: int, i: int, dtype: type) -> None:
     rng = np.random.default_rng(n + o)
     x = rng.standard_normal((n, i)).astype(np.float32)
-    weight = rng.standard_normal((o, i)).astype(dtype)
+    weight: npt.NDArray[Any] = rng.standard_normal((o, i)).astype(dtype)
     assert_close(linear(torch.from_numpy(x), torch.from_numpy(weight)).numpy(), x, weight)
     assert_close(run_node("Linear", [x, weight])[0], x, weight)
 

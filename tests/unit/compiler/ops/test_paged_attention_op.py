@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ CASES = {
 def eager(
     step: AttentionStep, scale: float, slopes: Array | None = None, rotary: Rotary | None = None
 ) -> tuple[Array, Array]:
-    attended, kv_cache = paged_attention(
-        *map(torch.from_numpy, step.arrays()),
+    tensors: Any = map(torch.from_numpy, step.arrays())
+    attended, kv_cache = cast(Any, paged_attention)(
+        *tensors,
         scale=scale,
         slopes=None if slopes is None else torch.from_numpy(slopes),
         rotary=None if rotary is None else (torch.from_numpy(rotary[0]), torch.from_numpy(rotary[1])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_ranks_that_share_the_maximum_round_as_one(num_ranks: int) -> None:
         def rank(part: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
             return all_reduce(quantized_linear_dynamic(part, weight, scale_w, top(part)))
 
-        return run_ranks([lambda part=part, weight=weight: rank(part, weight) for part, weight in parts])[0]
+        return run_ranks([partial(rank, part, weight) for part, weight in parts])[0]
 
     size = whole.abs().amax(1, keepdim=True)
     assert ((ranks(lambda part: all_reduce_max(row_max(part))) - whole).abs() <= 1e-6 * size).all()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from one_node import Array, run_node
@@ -24,7 +26,7 @@ def compute(
     if way == "onnxruntime":
         return run_node(op, arrays, 2 if op == "AddRMSNorm" else 1, **attributes)
     result = function(*map(torch.from_numpy, arrays), *attributes.values())
-    return [tensor.numpy() for tensor in (result if isinstance(result, tuple) else (result,))]  # type: ignore[attr-defined]
+    return [tensor.numpy() for tensor in (result if isinstance(result, tuple) else (result,))]
 
 
 def random(*shape: int, seed: int = 0) -> Array:
@@ -34,7 +36,7 @@ def random(*shape: int, seed: int = 0) -> Array:
 @each_way
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_embedding(way: str, dtype: type) -> None:
-    table = random(9, 5).astype(dtype)
+    table: npt.NDArray[Any] = random(9, 5).astype(dtype)
     ids = np.array([3, 0, 8, 3], np.int32)
     (found,) = compute(way, embedding, "Embedding", [ids, table])
     assert found.dtype == np.float32

@@ -34,7 +34,7 @@ def test_features_that_a_virtual_machine_hides(
     monkeypatch: pytest.MonkeyPatch, hidden: frozenset[str], expected: str
 ) -> None:
     (everything,) = resolve_targets(("sapphirerapids",))
-    monkeypatch.setattr(targets_module.codegen, "llvm_get_system_cpu", lambda: "sapphirerapids")
+    monkeypatch.setattr(f"{targets_module.__name__}.codegen.llvm_get_system_cpu", lambda: "sapphirerapids")
     monkeypatch.setattr(targets_module, "cpu_features", lambda: frozenset(everything.requires) - hidden)
     assert host_target().mcpu == expected
 

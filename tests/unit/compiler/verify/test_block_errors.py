@@ -52,7 +52,9 @@ def test_only_the_broken_block_has_an_error_of_its_own(tap: str, index: int) -> 
     errors = errors_of(MadeUpStage(changes={tap: scaled(1.01)}))
     # Tokens to which the block adds less than the median count with the median: their error is smaller.
     assert errors[index].isolated == pytest.approx(0.01, rel=1e-3)
-    assert 0 < errors[index].isolated_rms <= errors[index].isolated
+    isolated, rms = errors[index].isolated, errors[index].isolated_rms
+    assert isolated is not None and rms is not None
+    assert 0 < rms <= isolated
     for error in errors:
         if error.index != index:
             assert error.isolated == pytest.approx(0, abs=1e-6)

@@ -12,9 +12,10 @@ import pytest
 from vamc_compiler import compile as compile_module
 from vamc_compiler.compile import Built, CompileRequest, compile_model
 from vamc_compiler.config.schema import BudgetConfig, VerifyConfig
+from vamc_compiler.package import add_certificate
 from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.verify import verification
-from vamc_compiler.verify.certify import GOLDEN_TOKENS, VerificationFailedError, add_certificate, certify
+from vamc_compiler.verify.certify import GOLDEN_TOKENS, VerificationFailedError, certify
 from vamc_compiler.verify.subject import Subject
 from vamc_runtime import cli, runstream
 from vamc_runtime.certificate import read_certificate
@@ -109,7 +110,7 @@ def test_passed(compiled: Subject, tmp_path: Path) -> None:
     assert read_manifest(folder) == written
     assert written.files["numerics.json"].sha256 == hash_file(folder / "numerics.json")
     assert list(written.files) == sorted(written.files)
-    assert read_certificate(folder) == certificate
+    assert read_certificate(open_runstream(folder)) == certificate
     check_hashes(open_runstream(folder), everything=True)
 
 
@@ -129,7 +130,7 @@ def test_a_certified_build_is_published(stand_in: Subject, tmp_path: Path) -> No
     config = replace(stand_in.config, workspace=replace(stand_in.config.workspace, path=tmp_path))
     result = compile_model(CompileRequest(config=config))
     assert result.path == tmp_path / "tiny" and result.report is not None
-    certificate = read_certificate(result.path)
+    certificate = read_certificate(open_runstream(result.path))
     assert certificate is not None and certificate.status == "passed"
     assert "numerics.json" in read_manifest(result.path).files
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_streams_of_another_width_are_refused(stage: CompiledStage, one_rank: Ti
 
 def test_the_cache_is_cleared_between_runs(stage: CompiledStage) -> None:
     """What an earlier sequence left in a page must not stand in for what was not written."""
-    executors = []
+    executors: list[Any] = []
     assert stage._ranks is not None
     stage._ranks.on_every_rank(executors.append)
     (executor,) = executors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def run_module(build: TinyBuild, chunk_tokens: int) -> tuple[Array, dict[str, Ar
     watch("model.layers.0.self_attn.o_proj")
     watch("model.layers.0.mlp.down_proj")
     steps = steps_of(chunk_tokens)
-    shape = (steps[0].page_table.size, 2, model.num_kv_slots, PAGE_TOKENS, build.source.config.head_dim)
+    shape: Any = (steps[0].page_table.size, 2, model.num_kv_slots, PAGE_TOKENS, build.source.config.head_dim)
     cache = [torch.zeros(shape, dtype=torch.float16) for _ in range(build.source.config.num_hidden_layers)]
     logits = []
     with torch.no_grad():

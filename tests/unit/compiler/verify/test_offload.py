@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +61,7 @@ LARGEST_LAYER = (16 * 16 + 16) * 4
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1500, 1 << 20])
-def test_offloaded_module_computes_the_same_within_its_memory(limit_bytes):
+def test_offloaded_module_computes_the_same_within_its_memory(limit_bytes: int) -> None:
     plain = layers()
     total = sum(tensor.nbytes for tensor in plain.state_dict().values())
     loads = Loads(plain.state_dict())
@@ -73,7 +75,7 @@ def test_offloaded_module_computes_the_same_within_its_memory(limit_bytes):
     assert loads.peak_bytes <= min(limit_bytes, total) + LARGEST_LAYER
 
 
-def test_a_cache_that_holds_everything_loads_once():
+def test_a_cache_that_holds_everything_loads_once() -> None:
     loads = Loads(layers().state_dict())
     model = offload(on_meta(), loads.cached(1 << 20), buffers=False)
     with torch.inference_mode():
@@ -82,7 +84,7 @@ def test_a_cache_that_holds_everything_loads_once():
     assert sorted(loads.names) == sorted(loads.tensors)
 
 
-def test_a_small_cache_saves_its_share_of_every_later_forward():
+def test_a_small_cache_saves_its_share_of_every_later_forward() -> None:
     loads = Loads(layers().state_dict())
     weights = loads.cached(1500)
     model = offload(on_meta(), weights, buffers=False)
@@ -96,7 +98,7 @@ def test_a_small_cache_saves_its_share_of_every_later_forward():
     assert weights.kept_bytes == 0 == loads.live_bytes
 
 
-def test_weights_loaded_under_inference_mode_serve_a_forward_outside_of_it():
+def test_weights_loaded_under_inference_mode_serve_a_forward_outside_of_it() -> None:
     weight = torch.randn(8, 16)
     with torch.device("meta"):
         model = nn.Linear(16, 8, bias=False)
@@ -105,10 +107,11 @@ def test_weights_loaded_under_inference_mode_serve_a_forward_outside_of_it():
     with torch.inference_mode():
         model(rows)
     model(rows).sum().backward()
+    assert rows.grad is not None
     assert torch.allclose(rows.grad, weight.sum(0).expand(3, 16), atol=1e-5)
 
 
-def test_tied_parameters_are_loaded_under_both_names():
+def test_tied_parameters_are_loaded_under_both_names() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Embedding(8, 16), nn.Linear(16, 8, bias=False))
     model[1].weight = model[0].weight
@@ -122,7 +125,7 @@ def _look_inside_forward(path: str, module: nn.Module, seen: dict[str, torch.Ten
     """Note a module's own tensors while it computes; torch's hooks run when they are gone again."""
     forward = module.forward
 
-    def noting(*args):
+    def noting(*args: Any) -> Any:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         seen.update({f"{path}.{name}".removeprefix("."): tensor.clone() for name, tensor in own if not tensor.is_meta})
         return forward(*args)
@@ -130,7 +133,7 @@ def _look_inside_forward(path: str, module: nn.Module, seen: dict[str, torch.Ten
     module.forward = noting
 
 
-def test_every_stored_type_is_kept(tmp_path):
+def test_every_stored_type_is_kept(tmp_path: Path) -> None:
     """A rank of the patched modeling file: int8, float16 and float32, in parameters and buffers."""
     source = tiny_source(tmp_path, "llama")
     with torch.device("meta"):
@@ -157,7 +160,7 @@ def test_every_stored_type_is_kept(tmp_path):
     assert is_offloaded(model)
 
 
-def test_buffers_stay_as_they_are_unless_asked_for():
+def test_buffers_stay_as_they_are_unless_asked_for() -> None:
     model = nn.BatchNorm1d(4).eval()
     tensors = {name: torch.full_like(tensor, 3) for name, tensor in model.state_dict().items()}
     rows = torch.randn(2, 4)
@@ -168,21 +171,21 @@ def test_buffers_stay_as_they_are_unless_asked_for():
     assert torch.allclose(loaded, (rows - 3) / 3**0.5 * 3 + 3, atol=1e-4)
 
 
-def test_missing_weights_are_named_before_anything_runs():
+def test_missing_weights_are_named_before_anything_runs() -> None:
     tensors = layers().state_dict()
     del tensors["1.bias"], tensors["4.weight"]
     with pytest.raises(KeyError, match=r"lack 1\.bias, 4\.weight"):
         offload(on_meta(), Loads(tensors).cached(0), buffers=False)
 
 
-def test_a_weight_of_another_shape_is_refused():
+def test_a_weight_of_another_shape_is_refused() -> None:
     tensors = layers().state_dict() | {"4.weight": torch.zeros(8, 15)}
     model = offload(on_meta(), Loads(tensors).cached(0), buffers=False)
     with pytest.raises(ValueError, match="shape"):
         model(TOKENS)
 
 
-def test_looking_for_a_name_loads_nothing():
+def test_looking_for_a_name_loads_nothing() -> None:
     loads = Loads(layers().state_dict())
     weights = loads.cached(0)
     assert "1.bias" in weights and "1.scale" not in weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_wrong_shape(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path: Path, damage: object) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     specs = [
         ParameterSpec("slopes", (3,), "float32", FromValue(np.ones(3, np.float32))),
         ParameterSpec("big", (5000,), "float32", FromValue(np.ones(5000, np.float32))),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +50,7 @@ def test_every_number_of_a_panel_shows(dtype: str) -> None:
     layout, (_, bits) = LAYOUTS[dtype], PACKINGS[dtype]
     shape = layout.packed_shape(20, 7)
     for index in np.ndindex(shape):
-        panels = np.zeros(shape, bits)
+        panels: npt.NDArray[Any] = np.zeros(shape, bits)
         panels[index] = 1
         unpacked = layout.unpack(panels)
         shown = np.count_nonzero(unpacked.rows) + (0 if unpacked.sums is None else np.count_nonzero(unpacked.sums))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +17,16 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vamc_compiler.packing import PANELS, QUADS
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.packing import PANELS, QUADS, Packing
+from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec, RowStep
 from vamc_compiler.sharding import shard_evenly
 from vamc_compiler.weights import writer
-from vamc_compiler.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from vamc_compiler.weights.checkpoint import Checkpoint, open_checkpoint
+from vamc_compiler.weights.fit import check_tensors
 from vamc_compiler.weights.safetensors_file import ALIGNMENT_BYTES, ITEM_BYTES, plan_file
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_compiler.weights.writer import (
     RankFile,
-    check_tensors,
     plan_rank_file,
     run_tasks,
     write_rank_files,
@@ -33,7 +35,7 @@ from vamc_runtime.errors import UserError
 
 NUM_RANKS = 2
 SLOPES = np.array([0.5, 0.25, 0.125], np.float32)
-PACKINGS = {"linear.weight": PANELS, "head.weight": PANELS, "linear.quant_w": QUADS}
+PACKINGS: dict[str, Packing] = {"linear.weight": PANELS, "head.weight": PANELS, "linear.quant_w": QUADS}
 
 
 @pytest.fixture
@@ -114,10 +116,13 @@ def test_several_workers_write_the_same_bytes(
     alone, progress = write(tmp_path / "alone", checkpoint)
     monkeypatch.setattr(writer, "SMALL_JOB_ELEMENTS", 0)
     started: list[int] = []
-    real_pool = writer.ProcessPoolExecutor
-    monkeypatch.setattr(
-        writer, "ProcessPoolExecutor", lambda n, **options: started.append(n) or real_pool(n, **options)
-    )
+    real_pool = vars(writer)["ProcessPoolExecutor"]
+
+    def noting(num_workers: int, **options: Any) -> Any:
+        started.append(num_workers)
+        return real_pool(num_workers, **options)
+
+    monkeypatch.setattr(writer, "ProcessPoolExecutor", noting)
     together, progress_together = write(tmp_path / "together", checkpoint, num_workers=2)
     assert started == [2]
     for one, other in zip(alone, together, strict=True):
@@ -220,7 +225,7 @@ def test_a_fitting_checkpoint_passes(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("steps", [("quantize_rows",), ("row_scales",)], ids="+".join)
-def test_a_quantized_layer_without_a_shard_rule_passes(checkpoint: Checkpoint, steps: tuple[str, ...]) -> None:
+def test_a_quantized_layer_without_a_shard_rule_passes(checkpoint: Checkpoint, steps: tuple[RowStep, ...]) -> None:
     shape = (37, 5) if steps == ("quantize_rows",) else (37,)
     check_tensors(checkpoint, [ParameterSpec("x", shape, "int8", FromCheckpoint("linear.weight", None, steps))])
 

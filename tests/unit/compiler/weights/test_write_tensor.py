@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType, RowStep
 from vamc_compiler.sharding import Shard, lay_out_heads, shard_evenly, shard_units
 from vamc_compiler.weights import shards as shards_module
-from vamc_compiler.weights.checkpoint import StoredTensor
 from vamc_compiler.weights.shards import (
     Destination,
     TensorTask,
@@ -25,6 +25,7 @@ from vamc_compiler.weights.shards import (
     row_scales,
     write_tensor,
 )
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_runtime.errors import UserError
 
 ROWS, COLUMNS = 42, 14  # 3 * 7 heads of 2, and 7 heads of 2: nothing is a multiple of anything useful
@@ -161,7 +162,7 @@ def test_every_rule_and_step(
         for target in targets:
             expected = reference(exact, shard, steps).numpy()
             stored = write(tmp_path, source, shard, steps, target)
-            found = from_bfloat16(stored) if target == "bfloat16" else stored
+            found: npt.NDArray[Any] = from_bfloat16(stored) if target == "bfloat16" else stored
             if not steps and target == "bfloat16":
                 rounded = part_of(exact, shard).to(torch.bfloat16).float().numpy()
                 np.testing.assert_array_equal(found, rounded, err_msg=name)

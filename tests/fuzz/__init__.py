@@ -1,0 +1,1 @@
+"""Mutated input against the product: `make fuzz` for the long run, a seeded share of it in `make test`."""
