@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from documented.document import GROUPS, TABLES, describe, render, render_all, update_documents
+from documented.document import GROUPS, TABLES, describe, keys_of, render, render_all, update_documents
 from documented.figures import Group, Settings
 from documented.machine import num_threads
 from documented.memory import in_child
@@ -105,7 +105,8 @@ def main() -> None:
     if options.json:
         write_record(new, options.json)
     for table in TABLES:
-        print(f"\n{table.document}, {table.name}\n\n{render(new, table)}")
+        if not new.values.keys().isdisjoint(keys_of(table)):
+            print(f"\n{table.document}, {table.name}\n\n{render(new, table)}")
     print(f"\n{describe(run)}")
     if options.write:
         keep(read_record(RESULTS / f"{MEASURED}.json").with_run(run, samples))

@@ -29,7 +29,7 @@ from vamc_runtime.arrays import as_tensor
 SHAPES = ((5632, 2048), (2048, 2048))
 """Outputs and inputs of the layers: feed-forward and attention of a model of 1.3 B parameters."""
 TOKENS = 512
-WEIGHT_BYTES = 256 << 20
+WEIGHT_BYTES = 128 << 20
 """Copies of a layer's weight that one token reads in turn: far more than the caches hold."""
 QUICK_SHAPES, QUICK_TOKENS, QUICK_WEIGHT_BYTES = ((48, 64),), 17, 1 << 14
 PEAKS = ("int8", "bf16", "fp32")

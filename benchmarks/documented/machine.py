@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from vamc_compiler.kernels.tir import Kernel
 from vamc_compiler.relax_stage.targets import CpuTarget, host_target, resolve_targets
 from vamc_runtime.arrays import aligned_empty
 from vamc_runtime.bench.roof import peak_of, read_seconds
+from vamc_runtime.compiled_code import SPIN_COUNT
+from vamc_runtime.executor import configure_threads
 from vamc_runtime.machine import available_cores, cpu_features
 
 Array = npt.NDArray[Any]
@@ -29,12 +32,14 @@ PASS_CONFIG = {"tirx.disable_storage_rewrite": True}
 
 @functools.cache
 def num_threads() -> int:
-    """Give compiled code, called from this thread, one thread per core; returns how many. Once: the pool stays."""
+    """Give compiled code, called from this thread, one thread per core, as the runtime does; returns how many.
+
+    Once: the pool stays, and reads how long its threads look for work when it is made.
+    """
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPIN_COUNT)
     cores = available_cores()
-    tvm.get_global_func("runtime.config_threadpool")(-2, len(cores), [str(core) for core in cores])
-    count: int = tvm.get_global_func("runtime.NumThreads")()
-    assert count == len(cores), f"{count} threads on {len(cores)} cores"
-    return count
+    configure_threads(cores)
+    return len(cores)
 
 
 def aligned_copy(array: Array) -> Array:
