@@ -11,8 +11,8 @@ from vamc_runtime.console import print_json
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
-from vamc_runtime.quantities import significant
 from vamc_runtime.printable import printable
+from vamc_runtime.quantities import significant
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
 from vamc_runtime.self_test import find_state, this_host
 
