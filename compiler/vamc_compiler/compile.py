@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ from vamc_compiler.package import (
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
-from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
@@ -224,10 +225,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
             step = import_step(
                 graphs[0].model(),
                 graphs[0].parameters,
-                KernelTable(
-                    InstructionSet.of(target.requires),
-                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
-                ),
+                KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=multiplies_in_bfloat16(config)),
                 max_step_tokens=config.frontend.shape.max_prefill_tokens,
             )
             intermediates.module(f"{target.mcpu}_imported", step.module)
@@ -239,7 +237,8 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
 
     digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
     with stages.stage("weights") as note:
-        files = _plan_weights(graphs, packings, folder, digest)
+        written = _manifest(config, inputs, graphs, libraries, digest)
+        files = _plan_weights(graphs, packings, folder, written)
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
@@ -257,7 +256,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
-        written = _manifest(config, inputs, graphs, libraries, records, digest)
+        written = dataclasses.replace(written, files=records)
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
@@ -270,7 +269,7 @@ def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
 
 
 def _plan_weights(
-    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, digest: str
+    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, written: Manifest
 ) -> list[RankFile]:
     """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
     return [
@@ -278,7 +277,7 @@ def _plan_weights(
             folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
             graph.parameters,
             packings,
-            {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
+            written.rank_metadata(graph.rank),
         )
         for graph in graphs
     ]
@@ -289,9 +288,9 @@ def _manifest(
     inputs: BuildInputs,
     graphs: Sequence[RankGraph],
     libraries: Sequence[manifest.Library],
-    records: dict[str, manifest.FileRecord],
     digest: str,
 ) -> Manifest:
+    """The manifest, its files apart."""
     model = inputs.source.config
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
@@ -325,7 +324,7 @@ def _manifest(
         ),
         libraries=tuple(libraries),
         parameters=tuple(spec.name for spec in graphs[0].parameters),
-        files=records,
+        files={},
         toolchain=toolchain_versions(),
         checkpoint=manifest.SourceCheckpoint(path=str(inputs.checkpoint.directory), digest=digest),
         settings=effective_settings(config),
