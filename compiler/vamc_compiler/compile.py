@@ -24,20 +24,21 @@ from vamc_compiler.model.quantized import check_no_quantized_tensors
 from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
     add_certificate,
-    copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
     write_manifest,
     write_onnx,
+    write_tokenizer,
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
-from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
+from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
 from vamc_compiler.trace.rank_module import list_ranks
 from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
@@ -91,6 +92,7 @@ class BuildInputs:
     max_context_tokens: int
     weight_bytes: int
     """Of all ranks, before packing, which rounds up."""
+    tokenizer: TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
             inputs = check_inputs(request, stages.reporter)
             check_space(inputs, place.parent)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
+            if inputs.tokenizer.compared_with:
+                note.text += f", {inputs.tokenizer.compared_with}"
         with staging(place, stages.reporter) as folder:
             built = build_runstream(request, inputs, folder, stages)
             certified = certify(
@@ -160,8 +164,17 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
         reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
+    tokenizer = export_tokenizer(
+        config.frontend.checkpoint,
+        vocab_size=source.config.vocab_size,
+        trust_checkpoint_code=request.trust_checkpoint_code,
+    )
+    for warning in tokenizer.warnings:
+        reporter.warn(warning)
+    if not tokenizer.has_tokenizer:
+        reporter.warn(f"{config.frontend.checkpoint} has no tokenizer: the runstream takes token ids only")
     if config.verify.when == "compile":
-        tokens_of(config, source.config.vocab_size)
+        tokens_of(config, tokenizer.folder, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     checkpoint = open_checkpoint(config.frontend.checkpoint)
     check_no_quantized_tensors(checkpoint.directory, checkpoint.tensors)
@@ -172,7 +185,9 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     )
     targets = resolve_targets(config.backend.target.mcpu)
     weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
-    return BuildInputs(fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
+    return BuildInputs(
+        fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes, tokenizer
+    )
 
 
 def check_space(inputs: BuildInputs, folder: Path) -> None:
@@ -210,10 +225,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
             step = import_step(
                 graphs[0].model(),
                 graphs[0].parameters,
-                KernelTable(
-                    InstructionSet.of(target.requires),
-                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
-                ),
+                KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=multiplies_in_bfloat16(config)),
                 max_step_tokens=config.frontend.shape.max_prefill_tokens,
             )
             intermediates.module(f"{target.mcpu}_imported", step.module)
@@ -240,8 +252,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         note.text = f"{num_bytes / 2**20:.1f} MiB"
 
     with stages.stage("package") as note:
-        if not copy_tokenizer(inputs.checkpoint.directory, folder):
-            reporter.warn(f"{inputs.checkpoint.directory} has no tokenizer: the runstream takes token ids only")
+        write_tokenizer(inputs.tokenizer, folder)
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))

@@ -77,6 +77,18 @@ def _bench(options: argparse.Namespace) -> int:
     return bench_command(options)
 
 
+def _text(argument: str) -> str:
+    """Text of the command line as an argparse type: UTF-8, also where the locale says less (LC_ALL=C)."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode()
+        except UnicodeDecodeError as error:
+            raise argparse.ArgumentTypeError(f"text in UTF-8 is expected, and {error}") from error
+    return argument
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="build config (YAML)")
     _add_overrides(parser)
@@ -131,7 +143,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float, metavar="P", help="choose among tokens that make up this probability")
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
     group.add_argument("--seed", type=int, metavar="S", default=0, help="same seed, same text (default 0)")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the output before this text")
+    group.add_argument(
+        "--stop", action="append", default=[], type=_text, metavar="TEXT", help="end the output before this text"
+    )
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
 
 
@@ -187,10 +201,16 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", _run, "generate text with a runstream")
     run.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")
     run.add_argument(
-        "--prompt", action="append", required=True, dest="prompts", metavar="TEXT", help="may be repeated: one batch"
+        "--prompt",
+        action="append",
+        required=True,
+        dest="prompts",
+        type=_text,
+        metavar="TEXT",
+        help="may be repeated: one batch",
     )
     run.add_argument("--chat", action="store_true", help="treat each prompt as a user's message")
-    run.add_argument("--system", metavar="TEXT", help="system message, with --chat")
+    run.add_argument("--system", type=_text, metavar="TEXT", help="system message, with --chat")
     _add_sampling(run)
     run.add_argument("--kv-cache-tokens", type=int, metavar="N", help="tokens the KV cache holds over all prompts")
     run.add_argument("--verify-hash", action="store_true", help="compare every file with its sha256 first")

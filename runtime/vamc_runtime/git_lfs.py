@@ -5,8 +5,6 @@ from __future__ import annotations
 from vamc_runtime.errors import UserError
 from vamc_runtime.stored_path import ReadablePath
 
-LONGEST_MARK_BYTES = 64
-"""So much of a file's beginning is enough to tell."""
 _MARKS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
 """First line of a pointer (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md); hawser is the name before."""
 
@@ -16,7 +14,7 @@ def refuse_lfs_pointer(path: ReadablePath, beginning: bytes, *, fix: str = "run 
 
     Args:
         path: named in the message.
-        beginning: at least the first `LONGEST_MARK_BYTES` of the file, or all of a shorter one.
+        beginning: at least the first 64 of the file, or all of a shorter one.
         fix: what the user does about it.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import shutil
@@ -17,8 +18,9 @@ from vamc_runtime.machine import available_memory_bytes
 
 PROBE_BYTES = 1 << 20
 """A disk on which a file of this size finds no room is full."""
-NEAR_LIMIT = 0.5
-"""Share of the address space that may be used, above which a crash is taken for a lack of it."""
+NEAR_LIMIT, SMALL_REST_BYTES = 0.5, 512 << 20
+"""A crash is taken for a lack of address space above this share of what may be used, or with less than this left:
+libraries ask for large pieces at a time, and a piece that was refused does not show in what was used."""
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ESTALE}
 # How C and C++ libraries name the same: their errors arrive as ImportError, RuntimeError or a class of their own.
@@ -271,7 +273,8 @@ def find_lack(folders: Iterable[Path], peak_address_space_bytes: int, *, stage: 
         stage: the stage of a build in which it died.
     """
     limit = limit_of(resource.RLIMIT_AS)
-    if limit is not None and peak_address_space_bytes > NEAR_LIMIT * limit:
+    left = math.inf if limit is None else limit - peak_address_space_bytes
+    if limit is not None and left < max(NEAR_LIMIT * limit, SMALL_REST_BYTES):
         return describe(errno.ENOMEM, stage=stage)
     for folder in folders:
         number = _probe(folder)

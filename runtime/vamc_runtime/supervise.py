@@ -143,6 +143,7 @@ def supervise(work: Callable[[Journal], int]) -> int:
         journal.done(status)
         return status
     os.close(writer)
+    _adopt_orphans()
     child = _Child(pid, reader, [temporary], oom_kills=kills)
     try:
         return _end(child, _wait(child, passed_on))

@@ -255,7 +255,7 @@ def main() -> int:
         if options.only not in kind.name:
             continue
         seconds, statuses = [], Counter[int | None]()
-        num_kills = num_bad = 0
+        num_kills = num_bad = num_noisy = 0
         for case in range(options.kills):
             outcome = kill_once(kind, random.Random(f"{kind.name} {options.seed} {case}"))
             if outcome is None:
@@ -264,13 +264,14 @@ def main() -> int:
             statuses[outcome.status] += 1
             seconds.append(outcome.seconds)
             fine = outcome.is_clean or (kind.leaves_names and not outcome.processes)
-            unsaid = "Traceback" in outcome.errors
-            if not fine or unsaid:
-                num_bad += 1
+            is_noisy = "Traceback" in outcome.errors
+            num_bad += not fine
+            num_noisy += is_noisy
+            if not fine or is_noisy:
                 outcome.errors = outcome.errors[-700:]
                 print(kind.name, case, outcome, file=sys.stderr)
         print(
-            f"{kind.name}: {num_kills} kills, {num_bad} left something; slowest end {max(seconds, default=0):.2f} s; "
+            f"{kind.name}: {num_kills} kills, {num_bad} left something, {num_noisy} showed a traceback; slowest end {max(seconds, default=0):.2f} s; "
             f"statuses {dict(statuses)}",
             flush=True,
         )

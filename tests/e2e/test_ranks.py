@@ -15,7 +15,7 @@ import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
 from fixture_types import CompileDemo, CopyRunstream, Vamc
 
-from vamc_runtime import LLM, SamplingParams
+from vamc_runtime import LLM, SamplingParams, UserError
 from vamc_runtime.machine import available_cores
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
@@ -109,7 +109,7 @@ def test_a_rank_that_dies_is_an_error_not_a_hang(two_ranks: Path) -> None:
     with LLM(two_ranks) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2))
         ranks_of(psutil.Process())[1].kill()
-        with pytest.raises(RuntimeError, match="ranks"):
+        with pytest.raises(UserError, match="signal 9, SIGKILL"):
             llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=64, ignore_eos=True))
 
 

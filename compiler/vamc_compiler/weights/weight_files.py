@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 
 from vamc_compiler.model.json_file import read_json
 from vamc_runtime.errors import UserError
-from vamc_runtime.git_lfs import LONGEST_MARK_BYTES, refuse_lfs_pointer
 
 _INDEX_SUFFIX = ".index.json"
 _CANDIDATES = (
@@ -96,8 +95,6 @@ def _check_inside(source: Path, name: str) -> None:
 
 def _read_index(index: Path) -> WeightFiles:
     """The files of an index, all of one format."""
-    with index.open("rb") as file:
-        refuse_lfs_pointer(index, file.read(LONGEST_MARK_BYTES))
     weight_map = read_json(index, "the index of weight files").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no 'weight_map'", expected="tensor names and files")

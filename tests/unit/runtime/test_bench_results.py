@@ -175,7 +175,7 @@ def shown(table: object) -> str:
 def test_table_of_cases(results: list[Result]) -> None:
     text = shown(case_table(results, "int8"))
     assert "prefill 20" in text and "decode 2 x 16" in text
-    assert "int8 16 GOP/s" in text and "0 MB at" in text
+    assert "int8 16.0 GOP/s" in text and "0.00200 MB at" in text
 
 
 def test_table_of_operations() -> None:

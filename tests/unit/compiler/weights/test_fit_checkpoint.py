@@ -146,7 +146,7 @@ LAYER = "model.layers.0"
         (f"{LAYER}.mlp.up_proj.bias", " (config.json does not declare mlp_bias)"),
         ("model.layers.2.mlp.up_proj.weight", " (config.json has num_hidden_layers 2)"),
         (f"{LAYER}.self_attn.q_norm.weight", ""),
-        (f"{LAYER}.mlp.up_proj.qweight", " (the weights look quantized)"),
+        (f"{LAYER}.mlp.up_proj.scales", ""),
         ("lm_head.bias", ""),
         ("medusa_head.0.weight", ""),
         ("layers.1.self_attn.v_proj.lora_A.weight", ""),
