@@ -94,7 +94,7 @@ def test_a_weight_that_is_not_the_checkpoints(
     shutil.copytree(compiled.runstream, folder)
     header = read_header(folder / "rank_0" / "params.safetensors")
     name = next(name for name in compiled.manifest.parameters if name.endswith("norm.weight"))
-    place = header.data_start + header.tensors[name]["data_offsets"][0]
+    place = header.data_start + header.tensors[name].begin
     content = bytearray(header.path.read_bytes())
     content[place] ^= 1
     header.path.write_bytes(content)
