@@ -1,9 +1,11 @@
 # make demo   set up, compile the demo model, generate text
 # make test   set up, run all tests, two files at a time
+# make test-all-pythons   the linters and all tests on every supported Python of this machine
 # make lint   set up, ruff, mypy
 # make fuzz   set up, mutated input of every kind against the product
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
+# make bench  set up, measure every figure of docs/kernels.md and docs/runtime.md and rewrite their tables (10 minutes)
 # make hooks  set up, run the linters before every commit
 
 VENV ?= .venv
@@ -15,7 +17,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test fuzz numerics numerics-update lint hooks clean
+.PHONY: setup demo test test-all-pythons fuzz numerics numerics-update bench lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -37,6 +39,9 @@ demo: $(SETUP)
 test: $(SETUP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-all-pythons:
+	.ci/all_pythons
+
 # ARGS='yaml --seed 7' for a part of it.
 fuzz: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
@@ -48,6 +53,10 @@ numerics: $(SETUP)
 numerics-update: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m golden --update $(ARGS)
 	PYTHONPATH=tests:tests/numerics $(BIN)/python -m mutation_table
+
+# On a machine that does nothing else; ARGS='--only attention' for a part of it.
+bench: $(SETUP)
+	$(BIN)/python benchmarks/kernels.py --write $(ARGS)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

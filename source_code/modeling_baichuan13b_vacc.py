@@ -26,8 +26,6 @@ from .attention import PackedAttention
 from .decoder import CausalLM
 from .parallel_layers import Head, NormHead, add_constant
 
-BAICHUAN1_VOCAB_SIZE = 64000
-
 
 def alibi_slopes(num_heads: int) -> list[float]:
     """Slope of every head (arXiv 2108.12409).
@@ -59,8 +57,8 @@ class BaichuanAttention(PackedAttention):
 
 
 def make_baichuan_head(config: ModelConfig) -> Head:
-    """Baichuan2 has a NormHead; the first Baichuan, told by its vocabulary, a plain one."""
-    kind = Head if config.vocab_size == BAICHUAN1_VOCAB_SIZE else NormHead
+    """Baichuan2 has a NormHead, the first Baichuan a plain one."""
+    kind = NormHead if config.normalize_head else Head
     return kind(config.hidden_size, config.vocab_size, config.rank_index, config.rank_num)
 
 

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
+from vamc_compiler.model.rope import SUPPORTED_ROPE_TYPES
 from vamc_runtime.errors import UserError
 
 from .parallel_layers import add_constant
 
 Frequencies = npt.NDArray[np.float32]
-SUPPORTED = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 def _llama3(frequencies: Frequencies, scaling: Mapping[str, Any]) -> Frequencies:
@@ -32,20 +32,20 @@ def _llama3(frequencies: Frequencies, scaling: Mapping[str, Any]) -> Frequencies
     return keep * frequencies + (1 - keep) * frequencies / factor
 
 
-def _yarn(frequencies: Frequencies, scaling: Mapping[str, Any], base: float, context: int) -> Frequencies:
+def _yarn(frequencies: Frequencies, scaling: Mapping[str, Any], base: float) -> Frequencies:
     """Interpolate between scaled and unscaled frequencies along a ramp over the dimensions."""
     head_dim = 2 * len(frequencies)
-    original = float(scaling.get("original_max_position_embeddings") or context)
+    original = float(scaling["original_max_position_embeddings"])
 
     def dimension(turns: float) -> float:
         return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-    low = dimension(float(scaling.get("beta_fast") or 32))
-    high = dimension(float(scaling.get("beta_slow") or 1))
-    if scaling.get("truncate", True):
+    low = dimension(float(scaling["beta_fast"]))
+    high = dimension(float(scaling["beta_slow"]))
+    if scaling["truncate"]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(len(frequencies)) - low) / max(high - low, 1e-3), 0.0, 1.0)
+    ramp = np.clip((np.arange(len(frequencies)) - low) / ((high - low) or 1e-3), 0.0, 1.0)
     return ramp * frequencies / float(scaling["factor"]) + (1 - ramp) * frequencies
 
 
@@ -67,28 +67,23 @@ def rotary_frequencies(config: ModelConfig) -> tuple[Frequencies, float]:
     """Frequencies float32 [head_dim / 2] in radians per position, and the factor on cosine and sine.
 
     Raises:
-        UserError: the checkpoint uses a scaling that is not supported, or leaves out one of its numbers.
+        UserError: the checkpoint uses a scaling that is not supported.
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
     scaling = config.rope_scaling or {}
     kind = scaling.get("rope_type", "default")
     factor = 1.0
-    try:
-        if kind == "linear":
-            frequencies = frequencies / float(scaling["factor"])
-        elif kind == "llama3":
-            frequencies = _llama3(frequencies, scaling)
-        elif kind == "yarn":
-            frequencies = _yarn(frequencies, scaling, config.rope_theta, config.max_position_embeddings)
-            factor = _yarn_attention_factor(scaling)
-        elif kind not in ("default", "dynamic"):
-            # Dynamic scaling changes nothing up to max_position_embeddings, beyond which no context compiles.
-            raise UserError(f"config.json has rope_type {kind!r}", expected=f"one of {', '.join(SUPPORTED)}")
-    except KeyError as error:
-        raise UserError(
-            f"config.json has rope_type {kind!r} without {error.args[0]!r}", expected="the number it scales by"
-        ) from None
+    if kind == "linear":
+        frequencies = frequencies / scaling["factor"]
+    elif kind == "llama3":
+        frequencies = _llama3(frequencies, scaling)
+    elif kind == "yarn":
+        frequencies = _yarn(frequencies, scaling, config.rope_theta)
+        factor = _yarn_attention_factor(scaling)
+    elif kind not in ("default", "dynamic"):
+        # Dynamic scaling changes nothing up to max_position_embeddings, beyond which no context compiles.
+        raise UserError(f"config.json has rope_type {kind!r}", expected=f"one of {', '.join(SUPPORTED_ROPE_TYPES)}")
     return frequencies.astype(np.float32), factor
 
 

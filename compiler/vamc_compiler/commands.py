@@ -1,11 +1,13 @@
 """`vamc compile`, `vamc verify`, `vamc check`: from parsed options to the functions that work, and to the screen.
 
-What is imported here at the top is light: a mistake in the YAML is reported before torch and TVM are loaded.
+What is imported here at the top is light: a mistake in the YAML or in the checkpoint's config.json is reported before
+torch and TVM are loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import time
@@ -19,11 +21,17 @@ from rich.text import Text
 from vamc_compiler.config import (
     BuildConfig,
     check_buildable,
+    describe_obstacles,
     effective_settings,
+    find_obstacles,
     flat_settings,
     load_config,
 )
+from vamc_compiler.model.check import check_model
+from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
+from vamc_runtime.console import print_json, print_path
+from vamc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from vamc_compiler.verify.result import VerificationReport
@@ -40,23 +48,25 @@ def compile(options: argparse.Namespace) -> int:
     """
     config = load_config(options.config, options.overrides)
     check_buildable(config)
-    reporter = TerminalReporter()
+    check_model(config, trust_checkpoint_code=options.trust_checkpoint_code)  # its warnings come with the build
+    reporter = TerminalReporter(options.journal)
     start = time.perf_counter()
     try:
-        reporter.begin("load compiler")
-        from vamc_compiler.compile import CompileRequest, compile_model
-        from vamc_compiler.verify.certify import VerificationFailedError
+        with Stages(reporter).stage("load compiler") as note:
+            from vamc_compiler.compile import CompileRequest, compile_model
+            from vamc_compiler.verify.certify import VerificationFailedError
 
-        reporter.end("load compiler", time.perf_counter() - start, "torch, TVM")
+            note.text = "torch, TVM"
         request = CompileRequest(
             config=config,
             trust_checkpoint_code=options.trust_checkpoint_code,
             keep_intermediates=options.keep_intermediates,
         )
-        result = compile_model(request, reporter)
-    except VerificationFailedError as failure:
-        reporter.close()
-        return _show_failure(failure.report, options, reporter)
+        try:
+            result = compile_model(request, reporter)
+        except VerificationFailedError as failure:
+            reporter.close()
+            return _show_failure(failure.report, options, reporter)
     finally:
         reporter.close()
     seconds = time.perf_counter() - start
@@ -66,11 +76,11 @@ def compile(options: argparse.Namespace) -> int:
             "seconds": round(seconds, 3),
             "stages": {name: round(value, 3) for name, value in result.seconds.items()},
         }
-        print(json.dumps(summary, indent=1))
+        print_json(summary)
         return 0
     shown = _relative(result.path)
     reporter.console.print(Text.assemble(("done ", "bold green"), f"in {seconds:.1f} s"))
-    print(shown)
+    print_path(shown)
     reporter.console.print(f'try it: vamc run {shlex.quote(str(shown))} --prompt "..."', soft_wrap=True)
     return 0
 
@@ -80,7 +90,7 @@ def _show_failure(report: VerificationReport, options: argparse.Namespace, repor
     from vamc_compiler.verify.report import print_summary
 
     if options.json:
-        print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        print_json(report.to_dict())
     print_summary(report, reporter.console)
     reporter.console.print(
         "nothing was published. To look into it: vamc verify CONFIG --bisect --report DIR. To publish all the same: "
@@ -112,22 +122,32 @@ def _relative(path: Path) -> Path:
 def check(options: argparse.Namespace) -> int:
     """Validate a config and show every effective setting; returns the exit status.
 
+    A valid config that this version cannot build yet gets a note.
+
     Raises:
-        UserError: the config has mistakes, or describes something this version cannot build.
+        UserError: the config has mistakes.
     """
     config = load_config(options.config, options.overrides)
+    obstacles = find_obstacles(config)
     if options.json:
-        check_buildable(config)
         document = {
             "settings": effective_settings(config),
             "sources": dict(config.setting_sources),
             "warnings": list(config.warnings),
+            "buildable": not obstacles,
+            "obstacles": [dataclasses.asdict(obstacle) for obstacle in obstacles],
         }
-        print(json.dumps(document, indent=1, ensure_ascii=False))
+        print_json(document)
         return 0
     _print_settings(config, options.config)
-    check_buildable(config)
-    Console().print(Text(f"{options.config} is valid", style="green"))
+    console = Console()
+    console.print(Text(f"{options.config} is valid", style="green"))
+    if obstacles:
+        note = f"this version cannot build it yet:\n{describe_obstacles(obstacles)}"
+        console.print(Text.assemble(("note: ", "yellow"), printable(note)), soft_wrap=True)
+    for obstacle in obstacles:
+        if obstacle.nearest:
+            console.print(Text(f"nearest that it can build: {obstacle.nearest}"), soft_wrap=True)
     return 0
 
 
@@ -140,10 +160,10 @@ def _print_settings(config: BuildConfig, typed_path: Path) -> None:
     for key, value in flat_settings(config).items():
         source = config.setting_sources[key].replace(f"{typed_path}:", "line ")
         style = "dim" if source == "default" else ""
-        table.add_row(Text(key, style), Text(_show(value), style), Text(source, "dim"))
+        table.add_row(Text(key, style), Text(printable(_show(value)), style), Text(printable(source), "dim"))
     console.print(table)
     for warning in config.warnings:
-        console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble(("warning: ", "yellow"), printable(warning)), soft_wrap=True)
 
 
 def _show(value: object) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.config import BuildConfig, check_buildable, effective_settings
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graphs, parse_model
@@ -20,34 +19,42 @@ from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.libraries import FOLDER as LIBRARIES
 from vamc_compiler.libraries import build_library
 from vamc_compiler.link import find_linker
-from vamc_compiler.model.registry import ModelSource, find_model, has_own_modeling
-from vamc_compiler.model.source_code import find_source_code
+from vamc_compiler.model.check import check_model
+from vamc_compiler.model.quantized import check_no_quantized_tensors
+from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
-    copy_tokenizer,
+    add_certificate,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
+    write_manifest,
     write_onnx,
+    write_tokenizer,
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
-from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
-from vamc_compiler.verify.certify import add_certificate, certify
+from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
+from vamc_compiler.trace.rank_module import list_ranks
+from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
-from vamc_compiler.weights.writer import RankFile, check_tensors, plan_rank_file, write_rank_files
+from vamc_compiler.weights.fit import fit_checkpoint
+from vamc_compiler.weights.safetensors_file import ITEM_BYTES
+from vamc_compiler.weights.writer import RankFile, plan_rank_file, write_rank_files
 from vamc_runtime import manifest
-from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import Manifest
+from vamc_runtime.resources import explain, require_space
 
 PARAMETERS_FILE = "params.safetensors"
+OBJECT_BYTES = 4 << 20
+"""Room for the object files of one CPU; they hold no weights, so that it does not grow with the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,9 @@ class BuildInputs:
     targets: list[CpuTarget]
     linker: list[str]
     max_context_tokens: int
+    weight_bytes: int
+    """Of all ranks, before packing, which rounds up."""
+    tokenizer: TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -104,21 +114,24 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
             published then.
         StageFailedError: a stage failed for another reason.
     """
-    stages = Stages(reporter or SilentReporter())
     place = request.config.workspace.path / request.config.name
+    stages = Stages(reporter or SilentReporter(), place.parent)
     try:
         with stages.stage("check") as note:
             check_place(place)
             inputs = check_inputs(request, stages.reporter)
+            check_space(inputs, place.parent)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
-        with staging(place) as folder:
+            if inputs.tokenizer.compared_with:
+                note.text += f", {inputs.tokenizer.compared_with}"
+        with staging(place, stages.reporter) as folder:
             built = build_runstream(request, inputs, folder, stages)
             certified = certify(
                 subject_of(request.config, inputs, built), stages, trust_checkpoint_code=request.trust_checkpoint_code
             )
             written = add_certificate(certified.certificate, folder, built.manifest)
     except OSError as error:
-        raise _explain(error, place) from error
+        raise explain(error, folders=[place.parent]) or error from error
     return CompileResult(place, written, stages.seconds, certified.report)
 
 
@@ -134,19 +147,6 @@ def subject_of(config: BuildConfig, inputs: BuildInputs, built: Built) -> Subjec
     )
 
 
-def _explain(error: OSError, place: Path) -> Exception:
-    """Turn what the operating system said into a message, where the user can do something about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"the disk that holds {place.parent} is full",
-            expected="room for the runstream; nothing was published",
-            fix="free some space, or set workspace.path to another disk",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO):
-        return UserError(f"{error.filename or place}: {error.strerror}", fix="check the path and its permissions")
-    return error
-
-
 def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     """Every check that needs no trace: a mistake shows within seconds, not after minutes.
 
@@ -157,38 +157,47 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     for warning in config.warnings:
         reporter.warn(warning)
     check_buildable(config)
-    source = find_model(
-        config.frontend.checkpoint,
-        find_source_code(config.source_path.parent),
-        trust_checkpoint_code=request.trust_checkpoint_code,
-    )
+    source = check_model(config, trust_checkpoint_code=request.trust_checkpoint_code)
     for warning in source.warnings:
         reporter.warn(warning)
     if config.frontend.model_kwargs.model_arch == "vacc" and not has_own_modeling(config.frontend.checkpoint):
         reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
-    longest = source.config.max_position_embeddings
-    if context > longest:
-        raise UserError(
-            f"frontend.shape.input_ids asks for a context of {context} tokens",
-            expected=f"at most {longest}, for which the model was made ({config.frontend.checkpoint / 'config.json'})",
-            fix=f"set the second length to {longest // 16 * 16}, and the first to no more than that",
-        )
+    tokenizer = export_tokenizer(
+        config.frontend.checkpoint,
+        vocab_size=source.config.vocab_size,
+        trust_checkpoint_code=request.trust_checkpoint_code,
+    )
+    for warning in tokenizer.warnings:
+        reporter.warn(warning)
+    if not tokenizer.has_tokenizer:
+        reporter.warn(f"{config.frontend.checkpoint} has no tokenizer: the runstream takes token ids only")
     if config.verify.when == "compile":
-        tokens_of(config, source.config.vocab_size)
+        tokens_of(config, tokenizer.folder, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     checkpoint = open_checkpoint(config.frontend.checkpoint)
-    source = source.with_tensors(checkpoint.tensors)
-    with FakeTensorMode():
-        ranks = [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), ModelPrecision.of(config)))
-            for rank in range(num_ranks)
-        ]
-    for parameters in ranks:
-        check_tensors(checkpoint, parameters)
+    check_no_quantized_tensors(checkpoint.directory, checkpoint.tensors)
+    fitted = fit_checkpoint(
+        source,
+        checkpoint,
+        lambda source: list_ranks(source, num_ranks, ModelPrecision.of(config)),
+    )
     targets = resolve_targets(config.backend.target.mcpu)
-    return BuildInputs(source, checkpoint, num_ranks, targets, find_linker(), context)
+    weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
+    return BuildInputs(
+        fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes, tokenizer
+    )
+
+
+def check_space(inputs: BuildInputs, folder: Path) -> None:
+    """Refuse a build for which there is no room, before the work.
+
+    Raises:
+        UserError: the disk of `folder`, or that of temporary files, has not the space that is needed at least.
+    """
+    require_space(folder, inputs.weight_bytes, "the weights need")
+    require_space(Path(tempfile.gettempdir()), len(inputs.targets) * OBJECT_BYTES, "temporary files need")
 
 
 def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, stages: Stages) -> Built:
@@ -216,10 +225,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
             step = import_step(
                 graphs[0].model(),
                 graphs[0].parameters,
-                KernelTable(
-                    InstructionSet.of(target.requires),
-                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
-                ),
+                KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=multiplies_in_bfloat16(config)),
                 max_step_tokens=config.frontend.shape.max_prefill_tokens,
             )
             intermediates.module(f"{target.mcpu}_imported", step.module)
@@ -231,11 +237,12 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
 
     digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
     with stages.stage("weights") as note:
-        files = _plan_weights(graphs, packings, folder, digest)
+        written = _manifest(config, inputs, graphs, libraries, digest)
+        files = _plan_weights(graphs, packings, folder, written)
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
-        _check_space(folder, num_bytes)
+        require_space(folder, num_bytes, "the weights need")
         write_rank_files(
             files,
             inputs.checkpoint,
@@ -245,20 +252,14 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         note.text = f"{num_bytes / 2**20:.1f} MiB"
 
     with stages.stage("package") as note:
-        if not copy_tokenizer(inputs.checkpoint.directory, folder):
-            reporter.warn(f"{inputs.checkpoint.directory} has no tokenizer: the runstream takes token ids only")
+        write_tokenizer(inputs.tokenizer, folder)
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
-        written = _manifest(config, inputs, graphs, libraries, records, digest)
+        written = dataclasses.replace(written, files=records)
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
-
-
-def write_manifest(written: Manifest, folder: Path) -> None:
-    """Write manifest.json."""
-    (folder / manifest.FILE_NAME).write_text(written.to_json(), encoding="utf-8")
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
@@ -268,7 +269,7 @@ def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
 
 
 def _plan_weights(
-    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, digest: str
+    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, written: Manifest
 ) -> list[RankFile]:
     """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
     return [
@@ -276,20 +277,10 @@ def _plan_weights(
             folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
             graph.parameters,
             packings,
-            {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
+            written.rank_metadata(graph.rank),
         )
         for graph in graphs
     ]
-
-
-def _check_space(folder: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if num_bytes > free:
-        raise UserError(
-            f"the weights need {num_bytes / 2**30:.1f} GiB, and {folder.parent} has {free / 2**30:.1f} GiB free",
-            expected="room for the runstream; nothing was published",
-            fix="free some space, or set workspace.path to another disk",
-        )
 
 
 def _manifest(
@@ -297,9 +288,9 @@ def _manifest(
     inputs: BuildInputs,
     graphs: Sequence[RankGraph],
     libraries: Sequence[manifest.Library],
-    records: dict[str, manifest.FileRecord],
     digest: str,
 ) -> Manifest:
+    """The manifest, its files apart."""
     model = inputs.source.config
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
@@ -333,7 +324,7 @@ def _manifest(
         ),
         libraries=tuple(libraries),
         parameters=tuple(spec.name for spec in graphs[0].parameters),
-        files=records,
+        files={},
         toolchain=toolchain_versions(),
         checkpoint=manifest.SourceCheckpoint(path=str(inputs.checkpoint.directory), digest=digest),
         settings=effective_settings(config),

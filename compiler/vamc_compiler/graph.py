@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx
 
+from vamc_compiler.model.own_code import own_code_errors
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.onnx_stage.function_bodies import attach_function_bodies
 from vamc_compiler.onnx_stage.simplify import simplify
@@ -48,8 +50,14 @@ def parse_model(serialised: bytes) -> onnx.ModelProto:
 
 
 def make_rank_graph(source: ModelSource, num_ranks: int, precision: ModelPrecision, rank: int) -> RankGraph:
-    """Trace, export and simplify one rank."""
-    traced = trace_rank(source, rank=rank, num_ranks=num_ranks, precision=precision, page_tokens=PAGE_TOKENS)
+    """Trace, export and simplify one rank.
+
+    Raises:
+        UserError: a modeling file that the checkpoint brought cannot be traced.
+    """
+    guard = own_code_errors(source.file, "cannot be traced") if source.is_own_code else contextlib.nullcontext()
+    with guard:
+        traced = trace_rank(source, rank=rank, num_ranks=num_ranks, precision=precision, page_tokens=PAGE_TOKENS)
     model = attach_function_bodies(traced.model)
     simplified = simplify(model)
     return RankGraph(

@@ -102,8 +102,9 @@ class QuadPacking:
         panels, quads = groups.shape[:2]
         packed = np.empty((panels, quads + 1, 4 * PANEL_OUTPUTS), np.int8)
         packed[:, :quads] = groups.reshape(panels, quads, -1)
-        sums = 128 * groups.sum(axis=(1, 3), dtype=np.int32)
-        packed[:, quads] = sums.astype(np.int32).view(np.int8).reshape(panels, -1)
+        sums = np.zeros(panels * PANEL_OUTPUTS, np.int32)
+        sums[: len(rows)] = 128 * rows.sum(axis=1, dtype=np.int32)
+        packed[:, quads] = sums.view(np.int8).reshape(panels, -1)
         return packed
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from vamc_compiler.stages import Reporter, SilentReporter
 from vamc_runtime import manifest
 from vamc_runtime.errors import UserError
 
@@ -47,6 +48,14 @@ def _is_pid(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < MAX_PID_DIGITS
 
 
+def remove_dead(folder: Path, prefix: str) -> None:
+    """Remove folders named `<prefix><pid>-...` whose process was killed and could not do so itself."""
+    for leftover in folder.iterdir():
+        pid = leftover.name.removeprefix(prefix).partition("-")[0]
+        if leftover.name.startswith(prefix) and _is_pid(pid) and not _is_running(int(pid)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
 def check_place(place: Path) -> None:
     """Refuse to replace anything that is not a runstream.
 
@@ -65,13 +74,19 @@ def check_place(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def staging(place: Path) -> Iterator[Path]:
-    """A folder to build in; it becomes `place` when the body ends well and disappears when it does not."""
+def staging(place: Path, reporter: Reporter | None = None) -> Iterator[Path]:
+    """A folder to build in; it becomes `place` when the body ends well and disappears when it does not.
+
+    Args:
+        place: where the runstream is to be.
+        reporter: told about the folder, for the case that this process cannot remove it.
+    """
     check_place(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(place)
     building = place.with_name(f".{place.name}.building-{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
+    (reporter or SilentReporter()).scratch(building)
     building.mkdir()
     try:
         yield building

@@ -6,9 +6,11 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import explain
 
 
 class Reporter(Protocol):
@@ -26,6 +28,9 @@ class Reporter(Protocol):
     def warn(self, message: str) -> None:
         """Something the user should know, and the build goes on."""
 
+    def scratch(self, folder: Path) -> None:
+        """A folder that is about to be filled, and must not be left behind should the process die."""
+
 
 class SilentReporter:
     """Says nothing; for use as a library."""
@@ -40,6 +45,9 @@ class SilentReporter:
         """Nothing."""
 
     def warn(self, message: str) -> None:
+        """Nothing."""
+
+    def scratch(self, folder: Path) -> None:
         """Nothing."""
 
 
@@ -59,6 +67,8 @@ class Stages:
     """Runs stages and keeps their times."""
 
     reporter: Reporter
+    folder: Path | None = None
+    """Where files are written: its disk is named when one is full and the error does not say which."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -66,16 +76,20 @@ class Stages:
         """Time the body as the stage `name`.
 
         Raises:
-            StageFailedError: the body raised anything but a UserError or a lack of disk space.
+            UserError: the body raised one, or the system had no more memory, disk space, files or processes.
+            StageFailedError: the body raised another error.
         """
         self.reporter.begin(name)
         start = time.perf_counter()
         note = Note()
         try:
             yield note
-        except (UserError, OSError):
+        except UserError:
             raise
         except Exception as error:
+            lack = explain(error, stage=name, folders=[self.folder] if self.folder else [])
+            if lack is not None:
+                raise lack from error
             raise StageFailedError(f"the stage {name!r} failed: {type(error).__name__}: {error}") from error
         self.seconds[name] = time.perf_counter() - start
         self.reporter.end(name, self.seconds[name], note.text)

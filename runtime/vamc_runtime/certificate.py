@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.records import read_record
+from vamc_runtime.runstream import Runstream
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "numerics.json"
 GOLDEN_TOP = 8
 """Likeliest tokens that a golden position keeps."""
@@ -112,6 +113,10 @@ class Certificate:
     """sha256 of the ids as little-endian int32, hex."""
     figures: tuple[Figure, ...]
     """In the order of the stages."""
+    excludes: tuple[str, ...]
+    """Faults that it excludes, for people."""
+    leaves_open: tuple[str, ...]
+    """Faults that it could not see and `vamc verify` does, for people."""
     checkpoint_digest: str
     """As in the manifest."""
     toolchain: dict[str, str]
@@ -184,13 +189,25 @@ def golden_of(
     )
 
 
-def read_certificate(runstream: Path) -> Certificate | None:
-    """Read and check the certificate of a runstream directory; None where it was compiled before there was one.
+def parse_certificate(content: bytes, path: Path) -> Certificate:
+    """A certificate from the content of its file.
+
+    Args:
+        content: the file.
+        path: its name, for messages.
 
     Raises:
-        UserError: a damaged certificate, or a newer schema version.
+        UserError: a damaged certificate, or another schema version.
     """
-    try:
-        return read_record(Certificate, runstream / FILE_NAME, SCHEMA_VERSION)
-    except FileNotFoundError:
+    return read_record(Certificate, content, path, SCHEMA_VERSION)
+
+
+def read_certificate(runstream: Runstream) -> Certificate | None:
+    """The certificate of a runstream; None where it was compiled without one.
+
+    Raises:
+        UserError: a damaged certificate, or another schema version.
+    """
+    if FILE_NAME not in runstream.manifest.files:
         return None
+    return parse_certificate(runstream.read(FILE_NAME), runstream.path / FILE_NAME)

@@ -9,19 +9,29 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
+import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vamc_runtime.bench.numbers import parse_numbers
+from vamc_runtime.console import OutputLostError, StandardStreams, say
 from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from vamc_runtime.printable import printable
 from vamc_runtime.ranks.place import launched_rank
+from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of
+from vamc_runtime.supervise import Journal, supervise
 
 EXIT_TERMINATED = 143
+ONE_SIGNAL_SECONDS = 0.3
+"""Signals this near to each other are one: nobody presses Ctrl-C twice in that time."""
 
+RESERVE_BYTES = 8 << 20
+"""Address space, not memory, that is kept to have enough for a message when it runs out."""
 
 # What a command needs beyond the thin runtime; asked for by name, because some of it may be installed for others.
 _COMPILER_NEEDS = {
@@ -65,6 +75,18 @@ def _bench(options: argparse.Namespace) -> int:
     from vamc_runtime.bench.command import bench_command
 
     return bench_command(options)
+
+
+def _text(argument: str) -> str:
+    """Text of the command line as an argparse type: UTF-8, also where the locale says less (LC_ALL=C)."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode()
+        except UnicodeDecodeError as error:
+            raise argparse.ArgumentTypeError(f"text in UTF-8 is expected, and {error}") from error
+    return argument
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +143,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top-p", type=float, metavar="P", help="choose among tokens that make up this probability")
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages repeated tokens")
     group.add_argument("--seed", type=int, metavar="S", default=0, help="same seed, same text (default 0)")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the output before this text")
+    group.add_argument(
+        "--stop", action="append", default=[], type=_text, metavar="TEXT", help="end the output before this text"
+    )
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
 
 
@@ -136,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(function=function)
+        added.set_defaults(function=function, needs_much=name in ("compile", "verify"), journal=None)
         return added
 
     compile_ = command("compile", _compiler_command("compile"), "build the runstream that a config describes")
@@ -177,10 +201,16 @@ def build_parser() -> argparse.ArgumentParser:
     run = command("run", _run, "generate text with a runstream")
     run.add_argument("runstream", type=Path, metavar="RUNSTREAM", help="directory that `vamc compile` wrote")
     run.add_argument(
-        "--prompt", action="append", required=True, dest="prompts", metavar="TEXT", help="may be repeated: one batch"
+        "--prompt",
+        action="append",
+        required=True,
+        dest="prompts",
+        type=_text,
+        metavar="TEXT",
+        help="may be repeated: one batch",
     )
     run.add_argument("--chat", action="store_true", help="treat each prompt as a user's message")
-    run.add_argument("--system", metavar="TEXT", help="system message, with --chat")
+    run.add_argument("--system", type=_text, metavar="TEXT", help="system message, with --chat")
     _add_sampling(run)
     run.add_argument("--kv-cache-tokens", type=int, metavar="N", help="tokens the KV cache holds over all prompts")
     run.add_argument("--verify-hash", action="store_true", help="compare every file with its sha256 first")
@@ -206,7 +236,7 @@ def _speaks() -> bool:
 
 def _report(message: str) -> None:
     if _speaks():
-        print(message, file=sys.stderr)
+        say(printable(message))
 
 
 class _Stop:
@@ -218,44 +248,97 @@ class _Stop:
     def __init__(self) -> None:
         self.status: int | None = None
         """Exit status of the signal that came; None while none has."""
+        self._came = -ONE_SIGNAL_SECONDS
         signal.signal(signal.SIGTERM, self._terminated)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, in the background
             signal.signal(signal.SIGINT, self._interrupted)
 
+    def _again(self) -> bool:
+        """Whether this is the last signal once more: sent to the process and to its group, it arrives twice."""
+        before, self._came = self._came, time.monotonic()
+        return self._came - before < ONE_SIGNAL_SECONDS
+
     def _terminated(self, signum: int, frame: Any) -> None:
-        self.status = EXIT_TERMINATED
-        raise SystemExit(EXIT_TERMINATED)
+        if not self._again():
+            self.status = EXIT_TERMINATED
+            raise SystemExit(EXIT_TERMINATED)
 
     def _interrupted(self, signum: int, frame: Any) -> None:
-        self.status = EXIT_INTERRUPTED
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt
+        if not self._again():
+            self.status = EXIT_INTERRUPTED
+            raise KeyboardInterrupt
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 good, 2 the user's mistake, 70 our bug)."""
-    options = build_parser().parse_args(arguments)
+def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
+    """Do what was asked for; the exit status, whatever happens."""
     stop = _Stop()
+    reserve = bytearray(RESERVE_BYTES)
     try:
+        streams.check()
         function: Callable[[argparse.Namespace], int] = options.function
         status = function(options)
         return status if stop.status is None else stop.status
+    except OutputLostError:
+        return 0  # `StandardStreams.end` has the status and the message
     except UserError as error:
         _report(f"vamc: error: {error}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         _report("vamc: interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: end quietly
-        return 0
-    except Exception:
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else EXIT_INTERNAL_ERROR
+    except Exception as error:
         if stop.status is not None:
             _report("vamc: interrupted")
             return stop.status
+        reserve.clear()
+        lack = explain(error) or find_lack([], address_space_bytes(os.getpid()))
+        if lack is not None:
+            _report(f"vamc: error: {lack}")
+            return EXIT_USER_ERROR
         traceback.print_exc()
         _report("vamc: this is a bug in vamc; please report it with the lines above and your config")
         return EXIT_INTERNAL_ERROR
+
+
+def _is_supervised(options: argparse.Namespace) -> bool:
+    """Whether the command works in a child process: what needs much, and everything where address space is short."""
+    return launched_rank() is None and (options.needs_much or limit_of(resource.RLIMIT_AS) is not None)
+
+
+def _supervised(options: argparse.Namespace, streams: StandardStreams) -> int:
+    def work(journal: Journal) -> int:
+        options.journal = journal
+        return streams.end(_run_command(options, streams))
+
+    try:
+        return supervise(work)
+    except OSError as error:
+        lack = explain(error)
+        if lack is None:
+            raise
+        _report(f"vamc: error: {lack}")
+        return EXIT_USER_ERROR
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 good, 2 the user's mistake, 70 our bug).
+
+    Args:
+        arguments: without them, this is the program: it reads its own, and may work in a child process.
+    """
+    with StandardStreams() as streams:
+        try:
+            options = build_parser().parse_args(arguments)
+        except SystemExit as ended:  # --help, --version, or a mistake
+            ended.code = streams.end(ended.code if isinstance(ended.code, int) else EXIT_USER_ERROR)
+            raise
+        except OutputLostError:
+            return streams.end(0)
+        if arguments is None and _is_supervised(options):
+            return _supervised(options, streams)
+        return streams.end(_run_command(options, streams))
 
 
 if __name__ == "__main__":

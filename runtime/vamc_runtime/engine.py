@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.executor import Executor, StepArguments
+from vamc_runtime.executor import Executor, StepArguments, cache_too_large
+from vamc_runtime.generation_config import sampling_of
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.ranks.options import RankOptions
+from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.requests import check_count, check_params, check_text, list_of_messages, list_of_prompts, token_ids
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.sampling import Sampler, SamplingParams
@@ -31,9 +33,9 @@ from vamc_runtime.sequence import FinishReason, check_prompt
 from vamc_runtime.sequence import Sequence as Request
 from vamc_runtime.statistics import GenerationStatistics
 from vamc_runtime.text.chat import ChatFormat, Message, build_chat
+from vamc_runtime.text.checkpoint_files import read_json
 from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
-from vamc_runtime.text.tokenizer_config import read_json
 from vamc_runtime.weights_memory import HugePages, OnLoad
 
 Prompt = str | Sequence[int]
@@ -115,6 +117,8 @@ class LLM:
         if kv_cache_tokens is not None:
             kv_cache_tokens = check_count("kv_cache_tokens", kv_cache_tokens, what="tokens")
         self._runstream = open_runstream(Path(path))
+        # Read now: a folder that is replaced or removed while it is open changes no text.
+        self._files = self._runstream.tokenizer_folder()
         self._stack = contextlib.ExitStack()
         self._on_load = on_load
         self._self_test = self_test
@@ -127,6 +131,8 @@ class LLM:
         layout = self.manifest.kv_cache
         wanted = self._default_tokens() if kv_cache_tokens is None else kv_cache_tokens
         self._num_pages = -(-wanted // layout.page_tokens)
+        if kv_cache_tokens is not None:
+            self._check_cache_fits()
         self._options = RankOptions(
             num_pages=self._num_pages, num_threads=num_threads, huge_pages=huge_pages, verify_hash=verify_hash
         )
@@ -141,6 +147,17 @@ class LLM:
         all_ranks_page_bytes = layout.page_bytes * self.manifest.tensor_parallel
         affordable = available_memory_bytes() // 2 // all_ranks_page_bytes * layout.page_tokens
         return max(limit, min(DEFAULT_CONTEXTS * limit, affordable))
+
+    def _check_cache_fits(self) -> None:
+        """Before ranks are started. Ranks of other hosts have their own memory and look for themselves.
+
+        Raises:
+            UserError: the KV cache that was asked for is larger than the memory there is.
+        """
+        num_ranks = self.manifest.tensor_parallel if launched_rank() is None else 1
+        layout, available_bytes = self.manifest.kv_cache, available_memory_bytes()
+        if self._num_pages * layout.page_bytes * num_ranks > available_bytes:
+            raise cache_too_large(self._num_pages, layout, available_bytes, num_ranks)
 
     def __enter__(self) -> LLM:
         if self._executor is not None:
@@ -184,14 +201,13 @@ class LLM:
             UserError: the runstream was compiled from a checkpoint without one.
         """
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._runstream.tokenizer_folder)
+            self._tokenizer = load_tokenizer(self._files)
         return self._tokenizer
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether prompts may be text."""
-        folder = self._runstream.tokenizer_folder
-        return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+        return any((self._files / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
     def chat_format(self) -> ChatFormat:
         """How conversations become tokens.
@@ -199,13 +215,12 @@ class LLM:
         Raises:
             UserError: the checkpoint has no chat format.
         """
-        return build_chat(self._runstream.tokenizer_folder, self.tokenizer)
+        return build_chat(self._files, self.tokenizer)
 
     def default_sampling(self, **overrides: object) -> SamplingParams:
         """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
-        path = self._runstream.tokenizer_folder / "generation_config.json"
-        config = read_json(path) if path.is_file() else {}
-        return SamplingParams.from_generation_config(config, **overrides)
+        path = self._files / "generation_config.json"
+        return sampling_of(read_json(path), path, **overrides)
 
     def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
         """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit.
@@ -271,7 +286,7 @@ class LLM:
         eos = self.tokenizer.eos_ids if self.has_tokenizer else frozenset()
         tokenizer = self.tokenizer if self.has_tokenizer else None
         request = Request(prompt_ids=ids, params=params, eos_ids=eos)
-        return _Live(index, request, Sampler(params, ids), OutputText(tokenizer, params.stop))
+        return _Live(index, request, Sampler(params, ids, eos), OutputText(tokenizer, params.stop))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(check_text(prompt)) if isinstance(prompt, str) else token_ids(prompt)

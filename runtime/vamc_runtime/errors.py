@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 
+from vamc_runtime.printable import printable
+
 EXIT_USER_ERROR = 2
 EXIT_INTERNAL_ERROR = 70
 EXIT_INTERRUPTED = 130
@@ -20,6 +22,8 @@ class UserError(Exception):
         found: what is wrong, naming the file, key or value.
         expected: what would have been right; empty when `found` says it.
         fix: what to do next, ideally a command or an edit.
+
+    The parts may quote files and users as they are; `str` of the error is safe to print.
     """
 
     def __init__(self, found: str, *, expected: str = "", fix: str = "") -> None:
@@ -38,7 +42,7 @@ class UserError(Exception):
             lines.append(f"expected: {self.expected}")
         if self.fix:
             lines.append(f"to fix: {self.fix}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def nearest_name(name: str, known: list[str]) -> str | None:

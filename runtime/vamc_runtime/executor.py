@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.arrays import Staging, as_tensor, huge_pages, zero_pages
+from vamc_runtime.compiled_code import load_library, load_vm
+from vamc_runtime.errors import UserError
 from vamc_runtime.ffi import tvm_ffi
 from vamc_runtime.machine import available_memory_bytes, transparent_huge_pages
-from vamc_runtime.runstream import VM_LIBRARY, Runstream, check_rank_weights, choose_library
+from vamc_runtime.manifest import KVCacheLayout
+from vamc_runtime.manifest_checks import weights_name
+from vamc_runtime.runstream import Runstream, check_rank_weights, choose_library
 from vamc_runtime.safetensors_file import SafetensorsHeader, tensor_views
 from vamc_runtime.weights_memory import HugePages, OnLoad, Placement, choose_placement, load_file
 
-SPIN_COUNT = "1000"
-"""How often an idle worker thread looks for work before it sleeps; TVM's own default burns 146 ms of CPU each time."""
 _CPU_DEVICE, _POOLED_ALLOCATOR = 1, 2
 _ONE_THREAD_PER_CORE = -2
 
@@ -136,12 +135,12 @@ class RankExecutor:
     def _open(self) -> None:
         library = choose_library(self.runstream)
         header = check_rank_weights(self.runstream, self.place.rank)
-        ffi = _load_vm(self.runstream)
+        ffi = load_vm(self.runstream)
         if self._collectives is not None:
             ffi.register_global_func("vamc.all_reduce", self._collectives.all_reduce, override=True)
             ffi.register_global_func("vamc.all_reduce_max", self._collectives.all_reduce_max, override=True)
             ffi.register_global_func("vamc.all_gather", self._collectives.all_gather, override=True)
-        self.library = _load_library(self.runstream, library.file)
+        self.library = load_library(self.runstream, library.file)
         self.machine = self.library["vm_load_executable"]()
         self.machine["vm_initialization"](_CPU_DEVICE, 0, _POOLED_ALLOCATOR)
         self.weights = self._load_weights(header)
@@ -166,15 +165,24 @@ class RankExecutor:
         )
         if self.placement.problem:
             warnings.warn(f"no huge pages for the weights: {self.placement.problem}", stacklevel=2)
-        file = load_file(header.path, self.placement, num_threads=len(self.place.cores), on_load=self._on_load)
+        file = load_file(
+            header.path,
+            self.placement,
+            num_threads=len(self.place.cores),
+            on_load=self._on_load,
+            record=self.runstream.manifest.files[weights_name(self.place.rank)],
+        )
         return dict(tensor_views(header, file))
 
     def _allocate_pages(self) -> list[npt.NDArray[np.float16]]:
-        layout = self.runstream.manifest.kv_cache
-        shape = (self.place.num_pages, 2, layout.num_heads, layout.page_tokens, layout.head_dim)
+        layout, num_pages = self.runstream.manifest.kv_cache, self.place.num_pages
+        shape = (num_pages, 2, layout.num_heads, layout.page_tokens, layout.head_dim)
         num_bytes = math.prod(shape) * np.dtype(np.float16).itemsize
         allocate = huge_pages if self.placement.copied else zero_pages
-        return [allocate(num_bytes).view(np.float16).reshape(shape) for _ in range(layout.num_layers)]
+        try:
+            return [allocate(num_bytes).view(np.float16).reshape(shape) for _ in range(layout.num_layers)]
+        except (OSError, OverflowError, MemoryError, ValueError) as error:  # what mmap raises for too much
+            raise cache_too_large(num_pages, layout, available_memory_bytes()) from error
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """Compute one step; see `Executor`. Token ids and pages are the caller's to check.
@@ -204,25 +212,23 @@ class RankExecutor:
 _NAMES = StepArguments._fields
 
 
-def _load_vm(runstream: Runstream) -> Any:
-    """Load the Relax VM that the runstream was built against, unless this process has one; returns tvm_ffi."""
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", SPIN_COUNT)
-    ffi = tvm_ffi()
-    if ffi.get_global_func("runtime.config_threadpool", allow_missing=True) is None:
-        ctypes.CDLL(str(runstream.path / VM_LIBRARY), ctypes.RTLD_GLOBAL)  # libraries look for its symbols
-    return ffi
+def cache_too_large(num_pages: int, layout: KVCacheLayout, available_bytes: int, num_ranks: int = 1) -> UserError:
+    """The error for a KV cache that does not fit into memory.
 
-
-def _load_library(runstream: Runstream, file: str) -> Any:
-    """Load compiled code under a path of its own for each content.
-
-    The dynamic loader takes a path that it has loaded before for the same library, even when the file was replaced
-    since (a runstream compiled again under its name, opened again by the same process): the old code would run.
+    Args:
+        num_pages: pages that each rank should own.
+        layout: of a page.
+        available_bytes: memory there is.
+        num_ranks: ranks that share that memory.
     """
-    with tempfile.TemporaryDirectory(prefix="vamc-") as folder:
-        link = Path(folder) / f"{runstream.manifest.files[file].sha256}.so"
-        link.symlink_to((runstream.path / file).resolve())
-        return tvm_ffi().load_module(str(link))
+    wanted_bytes = num_pages * layout.page_bytes * num_ranks
+    fitting = available_bytes // (layout.page_bytes * num_ranks) * layout.page_tokens
+    return UserError(
+        f"a KV cache of {num_pages * layout.page_tokens:,} tokens takes {wanted_bytes >> 20:,} MiB of memory, and "
+        f"{available_bytes >> 20:,} MiB are available",
+        expected=f"at most {fitting:,} tokens, beside the weights",
+        fix="ask for fewer tokens (--kv-cache-tokens, LLM(kv_cache_tokens=...))",
+    )
 
 
 def configure_threads(cores: Sequence[int]) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+from collections.abc import Sequence
+from typing import Any
 
 from vamc_runtime.certificate import Certificate, Figure, read_certificate
+from vamc_runtime.console import print_json
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import FileRecord, Manifest
+from vamc_runtime.printable import printable
+from vamc_runtime.quantities import significant
 from vamc_runtime.runstream import Runstream, check_hashes, choose_library, open_runstream
 from vamc_runtime.self_test import find_state, this_host
 
@@ -38,6 +42,11 @@ def _here(runstream: Runstream) -> str:
         return f"none on this machine: {error.found}"
 
 
+def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """A line for each text, the first with the label."""
+    return [("" if number else label, text) for number, text in enumerate(texts)]
+
+
 def describe(runstream: Runstream) -> list[tuple[str, str]]:
     """Label and value of every line of the summary."""
     manifest: Manifest = runstream.manifest
@@ -46,11 +55,11 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
     heads += f", {model.num_kv_heads} for keys and values" if model.num_kv_heads != model.num_heads else ""
     token_bytes = kv.page_bytes / kv.page_tokens
     precision = manifest.precision
-    certificate = read_certificate(runstream.path)
+    certificate = read_certificate(runstream)
     verified, *figures = describe_numerics(certificate)
     return [
         ("name", manifest.name),
-        ("model", f"{model.label}, {model.num_parameters / 1e6:,.1f} M parameters"),
+        ("model", f"{model.label}, {significant(model.num_parameters / 1e6)} M parameters"),
         ("", f"{model.num_layers} layers, hidden {model.hidden_size}, {heads}, vocabulary {model.vocab_size:,}"),
         ("precision", f"weights {precision.quantization or precision.weights}, KV cache {precision.kv_cache}"),
         ("", f"activations {precision.activations}"),
@@ -65,6 +74,8 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
         ("runs", _here(runstream)),
         ("numerics", verified),
         *(("", line) for line in figures),
+        *_labelled("excluded", () if certificate is None else certificate.excludes),
+        *_labelled("left open", () if certificate is None else certificate.leaves_open),
         ("self-test", _self_test(runstream, certificate)),
         ("checkpoint", f"{manifest.checkpoint.path}"),
         ("", f"digest {manifest.checkpoint.digest[:16]}"),
@@ -107,12 +118,11 @@ def _self_test(runstream: Runstream, certificate: Certificate | None) -> str:
     }[state]
 
 
-def as_json(runstream: Runstream) -> str:
-    """The manifest's text with the certificate, or null, under `numerics`."""
-    certificate = read_certificate(runstream.path)
+def as_data(runstream: Runstream) -> dict[str, Any]:
+    """The manifest with the certificate, or None, under `numerics`."""
+    certificate = read_certificate(runstream)
     numerics = None if certificate is None else dataclasses.asdict(certificate)
-    content = dataclasses.asdict(runstream.manifest) | {"numerics": numerics}
-    return json.dumps(content, indent=1, ensure_ascii=False)
+    return runstream.manifest.to_dict() | {"numerics": numerics}
 
 
 def inspect_command(options: argparse.Namespace) -> int:
@@ -124,7 +134,7 @@ def inspect_command(options: argparse.Namespace) -> int:
     runstream = open_runstream(options.runstream)
     check_hashes(runstream, everything=options.verify_hash)
     if options.json:
-        print(as_json(runstream))
+        print_json(as_data(runstream))
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -134,6 +144,6 @@ def inspect_command(options: argparse.Namespace) -> int:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in describe(runstream):
-        table.add_row(Text(label), Text(value))
+        table.add_row(Text(label), Text(printable(value)))
     Console().print(table)
     return 0

@@ -2,6 +2,9 @@
 
 The compiler writes it, the runtime reads it; both through the classes here. The schema version changes when an older
 runtime could misread a newer runstream, or the other way round.
+
+The file ends with a digest of everything else in it. It tells damage and careless edits, as the sha256 of every other
+file does; it is no signature, since whoever can write the runstream can compute it.
 """
 
 from __future__ import annotations
@@ -9,15 +12,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.records import read_record
+from vamc_runtime.manifest_checks import find_problems
+from vamc_runtime.records import COPY_OR_COMPILE, build_record, parse_versioned, read_content
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
+DIGEST_KEY = "digest"
+LARGE_FILE_BYTES = 64 << 20
+"""Files above this size are hashed in pieces too."""
+PIECE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,13 @@ class FileRecord:
     """Size in bytes."""
     sha256: str
     """sha256 of the content, hex."""
+    piece_sha256: tuple[str, ...] = ()
+    """sha256 of every PIECE_BYTES of a file above LARGE_FILE_BYTES, which all cores compare at once; else none."""
+
+    @property
+    def num_pieces(self) -> int:
+        """How many a file of this size has."""
+        return -(-self.num_bytes // PIECE_BYTES) if self.num_bytes > LARGE_FILE_BYTES else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +160,44 @@ class Manifest:
     settings: dict[str, Any]
     """The build config's effective settings."""
 
+    @property
+    def step_digest(self) -> str:
+        """sha256, hex, over what the compiled step was made for; every rank's weights carry it too.
+
+        Compiled code reads memory as these numbers told the compiler: a runstream that says others beside weights of
+        the same checkpoint would read where nothing is.
+        """
+        records = [dataclasses.asdict(part) for part in (self.model, self.precision, self.limits, self.kv_cache)]
+        return _digest([*records, self.tensor_parallel, self.parameters])
+
+    def rank_metadata(self, rank: int) -> dict[str, str]:
+        """What a rank's weight file says about itself, so that no rank ever runs another's weights."""
+        return {
+            "format": "vamc",
+            "rank": str(rank),
+            "ranks": str(self.tensor_parallel),
+            "checkpoint": self.checkpoint.digest,
+            "step": self.step_digest,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file's content, its digest included."""
+        content = dataclasses.asdict(self)
+        return content | {DIGEST_KEY: digest_of(content)}
+
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """sha256, hex, over what a manifest holds but its digest, written as JSON with sorted keys and no blanks."""
+    rest = {key: value for key, value in content.items() if key != DIGEST_KEY}
+    return _digest(rest)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -162,13 +213,30 @@ def read_manifest(runstream: Path) -> Manifest:
     """Read and check the manifest of a runstream directory.
 
     Raises:
-        UserError: not a runstream, a damaged manifest, or another schema version.
+        UserError: not a runstream, a damaged or edited manifest, another schema version, or values that no runstream
+            has.
     """
+    path = runstream / FILE_NAME
     try:
-        return read_record(Manifest, runstream / FILE_NAME, SCHEMA_VERSION)
+        content = parse_versioned(read_content(path), path, SCHEMA_VERSION)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{runstream} is not a runstream: it has no {FILE_NAME}",
             expected="a directory that `vamc compile` wrote, <workspace.path>/<name>",
             fix="check the path; `vamc compile CONFIG` prints it at the end",
         ) from None
+    if content.get(DIGEST_KEY) != digest_of(content):
+        raise UserError(
+            f"{path} is damaged or was edited: its digest is not that of its content",
+            expected="the file as `vamc compile` wrote it",
+            fix=f"{COPY_OR_COMPILE}; settings are changed in the build config",
+        )
+    manifest = build_record(Manifest, content, str(path))
+    problems = find_problems(manifest)
+    if problems:
+        raise UserError(
+            f"{path} describes a runstream that cannot be:\n  " + "\n  ".join(problems[:8]),
+            expected="the file as `vamc compile` wrote it",
+            fix=COPY_OR_COMPILE,
+        )
+    return manifest

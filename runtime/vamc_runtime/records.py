@@ -7,45 +7,79 @@ dataclass, `X | None`, tuple[X, ...], dict[str, X] and Any; keys that a class do
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.strict_json import parse_json, shown
 
 T = TypeVar("T")
+MAX_BYTES = 16 << 20
+"""Size of a record's file at most: far above any real one, and its values fit into memory whatever they are."""
+COPY_OR_COMPILE = "copy the runstream again, or compile it again"
 
 
-def read_record(kind: type[T], path: Path, schema_version: int) -> T:
-    """Read a JSON file into a dataclass that has a `schema_version`.
-
-    Args:
-        kind: the dataclass. A ValueError of its own checks is taken for damage.
-        path: the file.
-        schema_version: the only one that this runtime reads.
+def read_content(path: Path) -> bytes:
+    """The bytes of a record's file.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such file.
-        UserError: it cannot be read, is damaged, or has another schema version.
+        UserError: it cannot be read, or is larger than a record can be.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", fix="compile the runstream again") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != schema_version:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", fix="check the path and its permissions") from None
+    return content
+
+
+def parse_versioned(content: bytes, path: Path, schema_version: int) -> dict[str, Any]:
+    """The JSON object of a file that has a `schema_version`.
+
+    Args:
+        content: the file.
+        path: its name, for messages.
+        schema_version: the only one that this runtime reads.
+
+    Raises:
+        UserError: it is not such a file, or has another schema version.
+    """
+    try:
+        value = parse_json(content, max_bytes=MAX_BYTES)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}", fix=COPY_OR_COMPILE) from None
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is not int or version != schema_version:
         newer = isinstance(version, int) and version > schema_version
         raise UserError(
-            f"{path} has schema version {version}",
+            f"{path} has schema version {shown(version)}",
             expected=f"version {schema_version}, which this runtime reads",
             fix="update vamc on this machine" if newer else "compile the runstream again with this version",
         )
+    assert isinstance(value, dict), "it has a version"
+    return value
+
+
+def read_record(kind: type[T], content: bytes, path: Path, schema_version: int) -> T:
+    """A dataclass that has a `schema_version`, from the content of its JSON file.
+
+    Args:
+        kind: the dataclass. A ValueError of its own checks is taken for damage.
+        content: the file.
+        path: its name, for messages.
+        schema_version: the only one that this runtime reads.
+
+    Raises:
+        UserError: it is damaged, or has another schema version.
+    """
+    value = parse_versioned(content, path, schema_version)
     try:
-        return build_record(kind, content, str(path))
+        return build_record(kind, value, str(path))
     except ValueError as error:
         raise UserError(f"{path}: {error}", fix="compile the runstream again") from None
 
@@ -62,7 +96,7 @@ def build_record(kind: type[T], value: Any, where: str) -> T:
         UserError: keys are missing, or a value has another type; names the place.
     """
     if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}", expected="an object", fix="compile the runstream again")
+        raise UserError(f"{where} is {shown(value)}", expected="an object", fix="compile the runstream again")
     hints = typing.get_type_hints(kind)
     missing = sorted(hints.keys() - value.keys())
     if missing:
@@ -92,7 +126,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise UserError(
-        f"{where} is {value!r}",
+        f"{where} is {shown(value)}",
         expected=_describe(kind),
         fix="the file was damaged or edited: compile the runstream again",
     )

@@ -1,8 +1,13 @@
-"""A safetensors file: its header, and its tensors as arrays over bytes that lie in memory."""
+"""A safetensors file: its header, and its tensors as arrays over bytes that lie in memory.
+
+The header is read strictly, as the format has it (https://huggingface.co/docs/safetensors, "Format"): every tensor's
+bytes fit its shape and type, and together they cover the data once, without holes. Nothing here needs the runtime's
+other parts, so that readers of checkpoints can use it too.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.strict_json import parse_json, shown
 
 DTYPES = {
     "F32": np.float32,
@@ -24,8 +30,31 @@ DTYPES = {
     "I32": np.int32,
     "U32": np.uint32,
 }
-"""Types of tensors by their names in the header."""
-MAX_HEADER_BYTES = 100 << 20
+"""Types of a rank's tensors by their names in the header."""
+ITEM_BYTES = {name: np.dtype(kind).itemsize for name, kind in DTYPES.items()} | {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+}
+"""Bytes of an element of every type that the format has in whole bytes."""
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+MAX_DIMENSIONS = 64
+_LENGTH_BYTES = 8
+_METADATA = "__metadata__"
+_PAD = "__pad_"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies."""
+
+    dtype: str
+    """As the header names it."""
+    shape: tuple[int, ...]
+    begin: int
+    """First byte, from the start of the data."""
+    end: int
+    """Byte behind the last."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +63,91 @@ class SafetensorsHeader:
 
     path: Path
     metadata: Mapping[str, str]
-    tensors: Mapping[str, Any]
-    """Name to {dtype, shape, data_offsets}."""
+    tensors: Mapping[str, TensorEntry]
+    """By name, in the order of the header."""
     data_start: int
     """First byte of the data."""
 
 
+def is_pad(name: str) -> bool:
+    """Whether a tensor only fills a gap, so that the next one is aligned."""
+    return name.startswith(_PAD)
+
+
 def read_header(path: Path) -> SafetensorsHeader:
-    """Read the header.
+    """Read and check the header.
 
     Raises:
-        UserError: not a safetensors file.
+        UserError: the file cannot be read, is not a safetensors file, or a damaged one; says what is wrong.
     """
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            content = json.loads(file.read(length)) if length <= MAX_HEADER_BYTES else None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no safetensors file", fix="copy or compile the runstream again")
-    metadata = content.pop("__metadata__", {})
-    return SafetensorsHeader(path, metadata, content, 8 + length)
+            num_bytes = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            room = min(num_bytes - _LENGTH_BYTES, MAX_HEADER_BYTES)
+            content = file.read(length) if length <= room else None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}", fix="check that it is still there, and its permissions"
+        ) from error
+    if content is None or not content.startswith(b"{"):
+        raise UserError(
+            f"{path} is damaged: it is not a safetensors file",
+            expected="the length of a header, then the header as JSON",
+            fix="copy the file again, or the whole folder",
+        )
+    data_start = _LENGTH_BYTES + length
+    try:
+        header = parse_json(content, max_bytes=MAX_HEADER_BYTES)
+        metadata = _read_metadata(header.pop(_METADATA, {}))
+        tensors = {name: _read_entry(name, entry) for name, entry in header.items()}
+        _check_cover(tensors, num_bytes - data_start)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}",
+            expected="a safetensors file whose tensors cover its data",
+            fix="copy the file again, or the whole folder",
+        ) from None
+    return SafetensorsHeader(path, metadata, tensors, data_start)
+
+
+def _read_metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"its {_METADATA} is {shown(value)}, not an object of texts")
+    return value
+
+
+def _read_entry(name: str, value: Any) -> TensorEntry:
+    """One tensor of the header, checked by itself."""
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"its entry {shown(name)} is {shown(value)}, not dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"its tensor {shown(name)} has the type {shown(dtype)}, not one of {', '.join(ITEM_BYTES)}")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"its tensor {shown(name)} has the shape {shown(shape)}")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"its tensor {shown(name)} has the data_offsets {shown(offsets)}")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"its tensor {shown(name)}, {dtype} {shown(shape)}, lies in {end - begin} bytes")
+    return TensorEntry(dtype, tuple(shape), begin, end)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_cover(tensors: Mapping[str, TensorEntry], num_bytes: int) -> None:
+    """The tensors cover the data once: no holes, no overlaps, nothing behind the last."""
+    position = 0
+    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position:
+            raise ValueError(f"its tensor {shown(name)} begins at byte {entry.begin} of the data, not {position}")
+        position = entry.end
+    if position != num_bytes:
+        raise ValueError(f"its tensors end at byte {position} of {num_bytes} of the data")
 
 
 def tensor_views(header: SafetensorsHeader, file: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -69,13 +161,13 @@ def tensor_views(header: SafetensorsHeader, file: npt.NDArray[np.uint8]) -> Iter
         UserError: a type that this version does not know.
     """
     for name, entry in header.tensors.items():
-        if name.startswith("__pad_"):
+        if is_pad(name):
             continue
-        if entry["dtype"] not in DTYPES:
+        if entry.dtype not in DTYPES:
             raise UserError(
-                f"{name} in {header.path} has type {entry['dtype']}",
+                f"{shown(name)} in {header.path} has type {entry.dtype}",
                 expected=f"one of {', '.join(DTYPES)}",
                 fix="update vamc on this machine, or compile the runstream again with this version",
             )
-        begin, end = (header.data_start + offset for offset in entry["data_offsets"])
-        yield name, file[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        begin, end = header.data_start + entry.begin, header.data_start + entry.end
+        yield name, file[begin:end].view(DTYPES[entry.dtype]).reshape(entry.shape)

@@ -17,12 +17,12 @@ from typing import Literal
 
 import numpy as np
 
-from vamc_runtime import self_test_cache
+from vamc_runtime import passed_checks
 from vamc_runtime.certificate import FILE_NAME, Certificate, Golden, log_probabilities_at, read_certificate
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, RankExecutor, Ranks, StepArguments
 from vamc_runtime.machine import cpu_model
-from vamc_runtime.manifest import Manifest, hash_file
+from vamc_runtime.manifest import Manifest
 from vamc_runtime.runstream import Runstream, choose_library
 
 BUDGET_SECONDS = 2.0
@@ -83,12 +83,12 @@ def find_state(runstream: Runstream, certificate: Certificate | None, hosts: Seq
         return "none"
     if all((host.cpu, host.library) == (certificate.cpu, certificate.library) for host in hosts):
         return "not needed"
-    return "passed before" if self_test_cache.has_passed(_key(runstream, hosts)) else "due"
+    return "passed before" if passed_checks.has_passed("self_tests", _key(runstream, hosts)) else "due"
 
 
 def _key(runstream: Runstream, hosts: Sequence[Host]) -> str:
     """Names the certificate, the libraries and the CPUs of a test."""
-    parts = [hash_file(runstream.path / FILE_NAME), *([h.cpu, h.library, h.code] for h in sorted(set(hosts)))]
+    parts = [runstream.manifest.files[FILE_NAME].sha256, *([h.cpu, h.library, h.code] for h in sorted(set(hosts)))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -107,7 +107,7 @@ def check_ranks(
     Raises:
         UserError: what is computed here is not what was verified, or the certificate is damaged.
     """
-    certificate = read_certificate(runstream.path)
+    certificate = read_certificate(runstream)
     if certificate is None or certificate.golden is None:
         return
     hosts = sorted(set(ranks.on_every_rank(_host_of)))
@@ -128,7 +128,7 @@ def check_ranks(
             fix="compile on this machine, or for its CPU with backend.target.mcpu; `vamc verify` shows where numbers "
             "go wrong; --no-self-test (self_test=False) runs it as it is, at your own risk",
         )
-    self_test_cache.remember(_key(runstream, hosts), f"{runstream.manifest.name} on {here}")
+    passed_checks.remember("self_tests", _key(runstream, hosts), f"{runstream.manifest.name} on {here}")
 
 
 def _check_ids(golden: Golden, runstream: Runstream) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vamc_runtime.quantities import significant
+
 
 class GenerationStatistics:
     """Sums of tokens and seconds over the steps of a generation, and the times to first token."""
@@ -37,7 +39,7 @@ class GenerationStatistics:
         self._first_token_seconds_max = max(self._first_token_seconds_max, seconds)
 
     def summary_line(self) -> str:
-        """Like "prefill 512 tokens in 0.31 s (1650 tok/s), decode 64 tokens in 1.2 s (53 tok/s)"."""
+        """Like "prefill 512 tokens in 0.31 s (1,652 tok/s), decode 64 tokens in 1.2 s (53.3 tok/s)"."""
         return ", ".join(
             (
                 _phase("prefill", self.num_prefill_tokens, self.prefill_seconds),
@@ -69,4 +71,4 @@ def _phase(name: str, num_tokens: int, seconds: float) -> str:
     # About two digits, but never an exponent.
     num_decimals = 4 if seconds < 0.01 else 2 if seconds < 1 else 1 if seconds < 10 else 0
     time = f"{seconds:.{num_decimals}f}"
-    return f"{name} {num_tokens} tokens in {time} s" + (f" ({rate:.0f} tok/s)" if rate is not None else "")
+    return f"{name} {num_tokens} tokens in {time} s" + (f" ({significant(rate)} tok/s)" if rate is not None else "")

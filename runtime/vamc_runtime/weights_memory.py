@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.arrays import huge_pages
-from vamc_runtime.errors import UserError
+from vamc_runtime.file_content import Identity, check_piece, damaged, unreadable
+from vamc_runtime.manifest import PIECE_BYTES, FileRecord
 
 HugePages = Literal["auto", "on", "off"]
 """`runtime.huge_pages` of a build config."""
 OnLoad = Callable[[int, int], None]
 """Called while weights are read: bytes that are in memory, bytes in all. Always in the thread that loads."""
 
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = PIECE_BYTES
 _MADV_WILLNEED, _MADV_POPULATE_READ = 3, 22  # the second: Linux 5.14; not in the mmap module
 _MAPPED, _COPIED = "the mapped file", "a copy"
 
@@ -71,22 +72,41 @@ def choose_placement(
 
 
 def load_file(
-    path: Path, placement: Placement, *, num_threads: int = 1, on_load: OnLoad | None = None
+    path: Path,
+    placement: Placement,
+    *,
+    num_threads: int = 1,
+    on_load: OnLoad | None = None,
+    record: FileRecord | None = None,
 ) -> npt.NDArray[np.uint8]:
     """The whole file, uint8 [bytes], at an address as aligned as its first byte is in the file.
+
+    Its pieces are compared with the record while they are in reach, where they have not been before
+    (`file_content.Identity`): that takes every core a second for each GB or two, the first time.
 
     Args:
         path: the file.
         placement: from `choose_placement`.
         num_threads: readers at the same time.
         on_load: told about progress.
+        record: what the manifest says about the file; one without pieces is checked by the caller.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is not the one that was compiled.
     """
-    report = on_load or (lambda done, total: None)
+    try:
+        return _load(path, placement, num_threads, on_load or (lambda done, total: None), record)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _load(
+    path: Path, placement: Placement, num_threads: int, report: OnLoad, record: FileRecord | None
+) -> npt.NDArray[np.uint8]:
     with path.open("rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
+        if record is not None and num_bytes != record.num_bytes:
+            raise damaged(path, f"it has {num_bytes} bytes, not {record.num_bytes}")
         if placement.copied:
             data = huge_pages(num_bytes)
             chunk_reader = _copier(file.fileno(), data)
@@ -94,13 +114,18 @@ def load_file(
             # Private: a stray write never reaches the file.
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
             chunk_reader = _populator(data)
-        if placement.read_ahead:
-            try:
-                _read_chunks(chunk_reader, num_bytes, num_threads, report)
-            except OSError as error:
-                raise UserError(
-                    f"{path} cannot be read: {error}", fix="check the disk, or copy the file again"
-                ) from error
+        identity = None if record is None or not record.piece_sha256 else Identity(path, file.fileno(), record)
+        unknown = identity is not None and not identity.is_known
+
+        def read(begin: int, end: int) -> None:
+            chunk_reader(begin, end)
+            if unknown and record is not None:
+                check_piece(path, record, begin, data[begin:end])
+
+        if placement.read_ahead or unknown:
+            _read_chunks(read, num_bytes, num_threads, report)
+        if unknown and identity is not None:
+            identity.remember()
     return data
 
 
@@ -116,10 +141,14 @@ def _read_chunks(read: ReadChunk, num_bytes: int, num_threads: int, report: OnLo
         for begin in range(0, num_bytes, CHUNK_BYTES):
             end = min(begin + CHUNK_BYTES, num_bytes)
             chunks[pool.submit(read, begin, end)] = end - begin
-        for chunk in as_completed(chunks):
-            chunk.result()
-            done += chunks[chunk]
-            report(done, num_bytes)
+        try:
+            for chunk in as_completed(chunks):
+                chunk.result()
+                done += chunks[chunk]
+                report(done, num_bytes)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the rest is not wanted any more
+            raise
 
 
 def _copier(descriptor: int, data: npt.NDArray[np.uint8]) -> ReadChunk:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e_tools import VAMC, assert_user_error, run_process
 from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, SamplingParams, UserError
+from vamc_runtime.manifest import read_manifest
 
 GREEDY = ("--temperature", "0")
 
@@ -75,6 +77,12 @@ def test_reader_that_goes_away_is_no_error(demo_runstream: Path) -> None:
     assert outcome.errors == "" and len(outcome.output) == 1
 
 
+def rewrite_manifest(path: Path, **changes: Any) -> None:
+    """Replace fields of a manifest, as if it had been compiled so."""
+    manifest = dataclasses.replace(read_manifest(path), **changes)
+    (path / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
 def damage_missing(path: Path) -> list[str]:
     (path / "rank_0" / "params.safetensors").unlink()
     return ["rank_0/params.safetensors", "missing"]
@@ -107,16 +115,14 @@ def damage_manifest(path: Path) -> list[str]:
 
 
 def damage_ffi(path: Path) -> list[str]:
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["toolchain"]["apache-tvm-ffi"] = "0.0.1"
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    toolchain = read_manifest(path).toolchain
+    rewrite_manifest(path, toolchain={**toolchain, "apache-tvm-ffi": "0.0.1"})
     return ["apache-tvm-ffi 0.0.1", "pip install apache-tvm-ffi==0.0.1"]
 
 
 def damage_features(path: Path) -> list[str]:
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["libraries"][0]["requires"].append("avx10_9")
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (library,) = read_manifest(path).libraries
+    rewrite_manifest(path, libraries=(dataclasses.replace(library, requires=(*library.requires, "avx10_9")),))
     return ["avx10_9", "backend.target.mcpu"]
 
 
@@ -179,10 +185,8 @@ def test_runstream_without_tokenizer_takes_token_ids(
     vamc: Vamc, demo_runstream: Path, copy_runstream: CopyRunstream
 ) -> None:
     path = copy_runstream(demo_runstream)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"] = {k: v for k, v in manifest["files"].items() if not k.startswith("tokenizer/")}
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(path / "tokenizer")
+    files = read_manifest(path).files
+    rewrite_manifest(path, files={name: record for name, record in files.items() if not name.startswith("tokenizer/")})
     with LLM(path) as llm:
         assert len(llm.generate([[1, 5, 9]], SamplingParams(max_new_tokens=3))[0].token_ids) == 3
     assert_user_error(vamc("run", path, "--prompt", "The"), "tokenizer")

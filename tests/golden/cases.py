@@ -70,6 +70,12 @@ def every_case() -> Iterator[Case]:
                 yield Case(model, precision, tp)
 
 
+def held_out_text(model: str) -> str:
+    """Text of the kind that a demo model was trained on, and that it never read."""
+    name = "held_out_gazette.txt" if model == "baichuan2-7b-mini" else "held_out.txt"
+    return (CHECKPOINTS / name).read_text(encoding="utf-8")
+
+
 def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_intermediates: bool = False) -> Subject:
     """Compile a case into `folder`, which is made; what comes out is not verified.
 
@@ -81,8 +87,9 @@ def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_inter
     """
     from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
     from vamc_compiler.config import load_config
+    from vamc_compiler.package import add_certificate
     from vamc_compiler.stages import SilentReporter, Stages
-    from vamc_compiler.verify.certify import add_certificate, certify
+    from vamc_compiler.verify.certify import certify
 
     dtype, changes = PRECISIONS[case.precision]
     overrides = [

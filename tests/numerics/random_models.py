@@ -59,12 +59,12 @@ def llama(*sizes: int, **more: Any) -> dict[str, Any]:
 
 def baichuan7b(*sizes: int) -> dict[str, Any]:
     """config.json of a Baichuan2 with rotary positions."""
-    return {"model_type": "baichuan", "max_position_embeddings": 1024, "model_max_length": 1024, **_sizes(*sizes)}
+    return {**baichuan13b(*sizes), "max_position_embeddings": 1024}
 
 
 def baichuan13b(*sizes: int) -> dict[str, Any]:
     """config.json of a Baichuan2 with ALiBi."""
-    return {"model_type": "baichuan", "model_max_length": 1024, **_sizes(*sizes)}
+    return {"model_type": "baichuan", "model_max_length": 1024, "z_loss_weight": 0, **_sizes(*sizes)}
 
 
 SMALL: Mapping[str, tuple[dict[str, Any], ...]] = {
@@ -187,19 +187,13 @@ class Template:
         """The same model with other weights; replaces those of every subject that this template gave before."""
         subject = self.subject
         save_file(draw_weights(subject.source.config.raw, seed), subject.checkpoint.directory / "model.safetensors")
-        digest = subject.manifest.checkpoint.digest
         paths = [subject.runstream / f"rank_{graph.rank}" / PARAMETERS_FILE for graph in subject.graphs]
         files = [
             plan_rank_file(
                 path,
                 graph.parameters,
                 self.packings,
-                {
-                    "format": "vamc",
-                    "rank": str(graph.rank),
-                    "ranks": str(subject.num_ranks),
-                    "checkpoint": digest,
-                },
+                subject.manifest.rank_metadata(graph.rank),
             )
             for path, graph in zip(paths, subject.graphs, strict=True)
         ]

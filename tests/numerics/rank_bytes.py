@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vamc_compiler.compile import write_manifest
+from vamc_compiler.package import write_manifest
 from vamc_runtime.manifest import FileRecord, Manifest, hash_file, read_manifest
 from vamc_runtime.safetensors_file import DTYPES, read_header
 
@@ -32,12 +32,12 @@ def _tensor(runstream: Path, rank: int, name: str) -> np.memmap[Any, Any]:
     entry = header.tensors[name]
     tensor = np.memmap(
         header.path,
-        DTYPES[entry["dtype"]],
+        DTYPES[entry.dtype],
         "r+",
-        offset=header.data_start + entry["data_offsets"][0],
-        shape=tuple(entry["shape"]),
+        offset=header.data_start + entry.begin,
+        shape=entry.shape,
     )
-    assert tensor.size == math.prod(entry["shape"])
+    assert tensor.size == math.prod(entry.shape)
     return tensor
 
 

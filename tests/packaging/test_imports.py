@@ -18,18 +18,23 @@ COMPILER = REPOSITORY / "compiler" / "vamc_compiler"
 RUNTIME_MAY_IMPORT = {"numpy", "tvm_ffi", "tokenizers", "sentencepiece", "jinja2", "rich", "vamc_runtime"}
 # Only inside functions: installed with an extra.
 RUNTIME_MAY_IMPORT_LATE = {"mpi4py": "ranks/", "vamc_compiler": "cli.py"}
-# What the compiler shares with the runtime: the manifest that both read, errors, and names of CPU features.
+# What the compiler shares with the runtime: the manifest and the certificate that both know, strict readers of JSON and
+# safetensors, errors and how they are shown, and names of CPU features.
 COMPILER_MAY_IMPORT = {
-    "vamc_runtime.spawning",
+    "vamc_runtime.certificate",
     "vamc_runtime.errors",
+    "vamc_runtime.file_content",
     "vamc_runtime.machine",
     "vamc_runtime.manifest",
+    "vamc_runtime.printable",
+    "vamc_runtime.safetensors_file",
+    "vamc_runtime.spawning",
+    "vamc_runtime.strict_json",
 }
 # Verification runs a runstream as the runtime does, watches it, and writes the certificate that the runtime reads; it
 # cuts its text into tokens as the runtime does. No engine, no scheduler: it plans its own steps.
 VERIFICATION = "verify/"
 VERIFICATION_MAY_IMPORT = {
-    "vamc_runtime.certificate",
     "vamc_runtime.executor",
     "vamc_runtime.ffi",
     "vamc_runtime.ranks.open",

@@ -3,7 +3,7 @@
 The user's view of every key is docs/configuration.md.
 """
 
-from .buildable import check_buildable
+from .buildable import Obstacle, check_buildable, describe_obstacles, find_obstacles
 from .load import load_config
 from .schema import (
     BackendConfig,
@@ -32,6 +32,7 @@ __all__ = [
     "DatasetConfig",
     "FrontendConfig",
     "ModelKwargs",
+    "Obstacle",
     "QuantizeConfig",
     "RuntimeConfig",
     "ShapeConfig",
@@ -39,7 +40,9 @@ __all__ = [
     "VerifyConfig",
     "WorkspaceConfig",
     "check_buildable",
+    "describe_obstacles",
     "effective_settings",
+    "find_obstacles",
     "flat_settings",
     "load_config",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from .convert import Surroundings, convert, resolve_path
 from .fields import SHAPE_KEY, Setting, describe_kind, settings_of, split_annotated
-from .problems import Place, Problem, RefusalError
+from .problems import MAX_SHOWN_PROBLEMS, Place, Problem, RefusalError
 from .schema import BuildConfig, ShapeConfig
 from .shape import read_shape
 from .suggest import did_you_mean, suggest_keys
@@ -53,10 +53,12 @@ class Binder:
         """Report the keys that do not exist; return those that were probably meant."""
         known = [setting.name for setting in settings_of(section)]
         meant: set[str] = set()
+        given = {prefix + other for other in tree.entries}
         for name, entry in tree.entries.items():
             if name in known:
                 continue
-            suggestions = suggest_keys(prefix + name, given=[prefix + other for other in tree.entries])
+            shown = len(self.problems) < MAX_SHOWN_PROBLEMS
+            suggestions = suggest_keys(prefix + name, given=given) if shown else []
             meant.update(suggestions)
             self.problems.append(
                 Problem(

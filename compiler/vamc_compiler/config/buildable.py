@@ -1,6 +1,8 @@
-"""Which of the configs that load this version can build."""
+"""Which of the configs that load this version can build, and what comes nearest to those that it cannot."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from vamc_runtime.errors import UserError
 
@@ -13,23 +15,61 @@ BUILDABLE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """A setting that is right and cannot be built yet."""
+
+    key: str
+    """Dotted key."""
+    value: str
+    """Its value, for people."""
+    source: str
+    """Where it was given."""
+    nearest: str
+    """The `--set` options that come nearest, and what they mean; empty where nothing does."""
+
+
+def find_obstacles(config: BuildConfig) -> list[Obstacle]:
+    """What the schema allows and the compiler does not implement, of what a config asks for."""
+    found: dict[str, tuple[str, str]] = {}
+    quantize = config.frontend.quantize
+    if quantize is not None and quantize.type not in BUILDABLE_QUANTIZATIONS:
+        found["frontend.quantize.type"] = (quantize.type, _nearest_quantization(config))
+    if config.backend.target.kind != "llvm":
+        found["backend.target.kind"] = (config.backend.target.kind, "--set backend.target.kind=llvm (for CPUs)")
+    if config.frontend.shape.max_context_tokens is None:
+        found["frontend.shape.input_ids"] = (f"{config.frontend.shape.input_ids}, without a longest context", "")
+    return [
+        Obstacle(key=key, value=value, source=config.setting_sources.get(key, "default"), nearest=nearest)
+        for key, (value, nearest) in found.items()
+    ]
+
+
+def _nearest_quantization(config: BuildConfig) -> str:
+    """The precision that is built and comes nearest to one that is not."""
+    if config.frontend.quantize is not None and config.frontend.quantize.type == "w8a16_gptq":
+        return "--set frontend.quantize.type=int8_per_channel (int8 weights, rounded without calibration)"
+    dtype = "" if config.backend.dtype == "fp16" else " --set backend.dtype=fp16"
+    return f"--set frontend.quantize=null{dtype} (the same weights, with a KV cache in 16 bits)"
+
+
+def describe_obstacles(obstacles: list[Obstacle]) -> str:
+    """A line for each, as messages show them."""
+    return "\n".join(f"  {obstacle.source}: {obstacle.key}: {obstacle.value}" for obstacle in obstacles)
+
+
 def check_buildable(config: BuildConfig) -> None:
     """Refuse what the schema allows and the compiler does not implement.
 
     Raises:
-        UserError: names every setting in the way and lists what can be built.
+        UserError: names every setting in the way, what comes nearest, and what can be built.
     """
-    obstacles: dict[str, str] = {}
-    quantize = config.frontend.quantize
-    if quantize is not None and quantize.type not in BUILDABLE_QUANTIZATIONS:
-        obstacles["frontend.quantize.type"] = quantize.type
-    if config.backend.target.kind != "llvm":
-        obstacles["backend.target.kind"] = config.backend.target.kind
-    if config.frontend.shape.max_context_tokens is None:
-        obstacles["frontend.shape.input_ids"] = f"{config.frontend.shape.input_ids}, without a longest context"
+    obstacles = find_obstacles(config)
     if not obstacles:
         return
-    lines = [f"{config.source_path}: this version cannot build"]
-    for key, value in obstacles.items():
-        lines.append(f"  {config.setting_sources.get(key, 'default')}: {key}: {value}")
-    raise UserError("\n".join(lines), expected=BUILDABLE, fix=f"change {' and '.join(obstacles)}")
+    fixes = [obstacle.nearest or f"change {obstacle.key}" for obstacle in obstacles]
+    raise UserError(
+        f"{config.source_path}: this version cannot build\n{describe_obstacles(obstacles)}",
+        expected=BUILDABLE,
+        fix=" and ".join(fixes),
+    )

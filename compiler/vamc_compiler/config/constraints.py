@@ -15,9 +15,10 @@ MAX_NAME_BYTES = 200
 
 @dataclass(frozen=True)
 class AtLeast:
-    """The smallest integer allowed."""
+    """The smallest and the largest integer allowed; the latter by default what compiled code can count."""
 
     minimum: int
+    maximum: int = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def _cpu_name_complaint(name: str) -> str:
 
 
 NonNegativeInt = Annotated[int, AtLeast(0)]
+TextTokens = Annotated[int, AtLeast(1, 1 << 20)]
 PositiveInt = Annotated[int, AtLeast(1)]
 NonNegativeFloat = Annotated[float, Between(0.0)]
 Ratio = Annotated[float, Between(1.0)]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vamc_runtime.errors import UserError, nearest_name
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 from .bind import Binder
 from .convert import Surroundings
@@ -23,6 +24,8 @@ from .schema import BuildConfig
 from .settings import setting_sources
 from .tree import SectionTree, describe
 
+MAX_FILE_BYTES = 256 << 10
+"""A hundred times the size of a build config; what is larger is another file."""
 _EXPECTED_FILE = "a build config: YAML with the keys name, frontend and backend"
 
 
@@ -48,8 +51,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
         raise UserError(f"{tree.place}: found {describe(tree)}", expected=_EXPECTED_FILE)
 
     root, override_problems = apply_overrides(tree, overrides)
-    source_path = Path.cwd() / path
-    binder = Binder(Surroundings(config_dir=source_path.parent, current_dir=Path.cwd(), environment=os.environ))
+    current_dir = _current_dir()
+    source_path = current_dir / path
+    binder = Binder(Surroundings(config_dir=source_path.parent, current_dir=current_dir, environment=os.environ))
     config = binder.config(root, source_path)
     problems += [*override_problems, *binder.problems, *find_contradictions(binder.values, binder.places)]
     if problems or config is None:
@@ -61,15 +65,30 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> BuildConfig:
     )
 
 
+def _current_dir() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        found = f"the current directory cannot be used: {error.strerror}"
+        raise UserError(found, fix="change to a directory that exists") from error
+
+
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:  # what is read may be a pipe
+            data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
+        if path.is_symlink():
+            found = f"{path}: a link to {path.readlink()}, which does not exist"
+            raise UserError(found, expected=_EXPECTED_FILE) from error
         raise UserError(f"{path}: no such file", expected=_EXPECTED_FILE, fix=_similar_file(path)) from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a directory", expected=_EXPECTED_FILE, fix="name a file in it") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}", expected=_EXPECTED_FILE) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise UserError(f"{path}: more than {MAX_FILE_BYTES} bytes", expected=_EXPECTED_FILE)
+    refuse_lfs_pointer(path, data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
+
+MAX_ORIGIN_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,11 @@ class Place:
     column: int | None = None  # from 1
 
     def __str__(self) -> str:
-        return self.origin if self.line is None else f"{self.origin}:{self.line}:{self.column}"
+        return (
+            one_line(self.origin, MAX_ORIGIN_CHARACTERS)
+            if self.line is None
+            else f"{self.origin}:{self.line}:{self.column}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,9 @@ class RefusalError(Exception):
         return Problem(place=self.place, key=key, found=self.found, expected=self.expected or expected, fix=self.fix)
 
 
+MAX_SHOWN_PROBLEMS = 50
+
+
 def as_error(file: str, problems: Sequence[Problem]) -> UserError:
     """One error that shows every problem, in the order of the file, the command line last."""
     ordered = sorted(problems, key=_position)
@@ -52,15 +62,17 @@ def as_error(file: str, problems: Sequence[Problem]) -> UserError:
         only = ordered[0]
         return UserError(_headline(only), expected=only.expected, fix=only.fix)
     lines = [f"{file}: {len(ordered)} problems"]
-    for problem in ordered:
+    for problem in ordered[:MAX_SHOWN_PROBLEMS]:
         entry = str(UserError(_headline(problem), expected=problem.expected, fix=problem.fix))
         head, *rest = entry.splitlines()
         lines += [f"  {head}", *(f"    {line}" for line in rest)]
+    if len(ordered) > MAX_SHOWN_PROBLEMS:
+        lines.append(f"  and {len(ordered) - MAX_SHOWN_PROBLEMS} more")
     return UserError("\n".join(lines))
 
 
 def _headline(problem: Problem) -> str:
-    parts = [str(problem.place), problem.key, problem.found]
+    parts = [str(problem.place), one_line(problem.key), problem.found]
     return ": ".join(part for part in parts if part)
 
 

@@ -20,6 +20,7 @@ from .constraints import (
     PositiveInt,
     Ratio,
     Share,
+    TextTokens,
 )
 
 FrontendType = Literal["huggingface"]
@@ -68,6 +69,8 @@ class ModelKwargs:
     """`vacc` prefers the patched modeling file that the checkpoint carries."""
     align_qkv: bool = False
     """Pad the query, key and value heads to a multiple of `tp`."""
+    norm_head: bool | None = None
+    """Whether a Baichuan divides the rows of its head by their length; None reads it from the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +228,7 @@ class VerifyConfig:
 
     when: VerifyWhen = "compile"
     """compile: a build ends with a verification; off: it does not, and the runstream says so."""
-    tokens: PositiveInt = 256
+    tokens: TextTokens = 256
     """Tokens that every stage computes with."""
     text: InputPath | None = None
     """UTF-8 text the tokens are from; None is the built-in sample."""

@@ -9,6 +9,7 @@ from vamc_runtime.errors import nearest_name
 
 from .fields import known_keys
 
+MAX_KEY_CHARACTERS = 200  # longer keys are not misspelled ones
 ELSEWHERE_CUTOFF = 0.8  # how similar a name of another section must be; siblings need 0.6
 
 
@@ -18,6 +19,8 @@ def suggest_keys(key: str, *, given: Collection[str] = ()) -> list[str]:
     A name that is right but in the wrong section beats one that is merely similar. In the same section, a key
     that is missing beats one that is given.
     """
+    if len(key) > MAX_KEY_CHARACTERS:
+        return []
     section, _, name = _normal(key).rpartition(".")
     known = list(known_keys())
     same_name = [other for other in known if _name(other) == name and other != key]

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .document import plain_value
+from vamc_compiler.show import one_line
+
+from .document import plain_value, unusable_characters
 from .problems import Place, RefusalError
 from .tree import ScalarTree
 
@@ -45,6 +47,10 @@ def expand(scalar: ScalarTree, environment: Mapping[str, str]) -> Expanded:
         pieces.append(piece)
         end = match.end()
     text = "".join([*pieces, scalar.text[end:]])
+    if found := unusable_characters(text):
+        raise RefusalError(
+            scalar.place, f"{one_line(scalar.text)} stands for a text with the character {found}", expected="UTF-8"
+        )
     whole = _REFERENCE.fullmatch(scalar.text)
     retyped = whole is not None and whole["body"] is not None
     value = plain_value(text) if retyped else text
@@ -58,13 +64,13 @@ def _replacement(match: re.Match[str], place: Place, environment: Mapping[str, s
         return "$", False
     body = None if match["open"] else _BODY.fullmatch(match["body"])
     if body is None:
-        found = f"the malformed variable {match.group()}"
+        found = f"the malformed variable {one_line(match.group())}"
         raise RefusalError(place, found, expected="${NAME} or ${NAME:-default}", fix="write $$ for a dollar sign")
     name, default = body["name"], body["default"]
     if default is None:
         if name not in environment:
-            fix = f"set {name}, or give a default: ${{{name}:-default}}"
-            raise RefusalError(place, f"the variable {name}, which is not set", fix=fix)
+            fix = f"set {one_line(name)}, or give a default: ${{{one_line(name)}:-default}}"
+            raise RefusalError(place, f"the variable {one_line(name)}, which is not set", fix=fix)
         return environment[name], True
     if environment.get(name):
         return environment[name], True

@@ -1,39 +1,31 @@
 """The model's configuration as published (`config.json`), with the rank's place in it.
 
 Both spellings in use are read: that of transformers 4 (`torch_dtype`, `rope_theta`, `rope_scaling`) and that of
-transformers 5 (`dtype`, `rope_parameters`).
+transformers 5 (`dtype`, `rope_parameters`). Every value is checked for its type; which values a modeling file computes
+is another matter (`supported.py`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vamc_compiler.model.fields import Fields
+from vamc_compiler.model.rope import read_rope
 from vamc_runtime.errors import UserError
 
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; `what` names the file in errors.
-
-    Raises:
-        UserError: the file is missing, unreadable or not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist",
-            expected=f"{what} of a Hugging Face checkpoint directory",
-            fix="check frontend.checkpoint (or $VAMC_CHECKPOINT)",
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}", expected=f"{what}, a JSON object") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}", expected=f"{what}, a JSON object")
-    return content
+# What no model reaches: a damaged file must not make the compiler build a billion layers.
+_LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 24,
+    "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "head_dim": 1 << 16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +58,10 @@ class ModelConfig:
     """Base of the rotary frequencies."""
     rope_scaling: Mapping[str, Any] | None
     """Rotary scaling as published, with its kind under `rope_type`; None when unscaled."""
+    rotary_share: float = 1.0
+    """Share of a head's width that is rotated."""
+    normalize_head: bool = False
+    """Whether the rows of the head are divided by their length (Baichuan2); set by `find_model`."""
     raw: Mapping[str, Any] = field(repr=False)
     """The whole of config.json."""
     rank_num: int = 1
@@ -80,60 +76,62 @@ class ModelConfig:
         return replace(self, rank_index=rank_index, rank_num=rank_num)
 
 
-def _require(raw: Mapping[str, Any], key: str, path: Path) -> int:
-    value = raw.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        found = "lacks" if value is None else f"has {value!r} for"
-        raise UserError(f"{path} {found} {key!r}", expected="a positive whole number")
-    return value
-
-
-def _rope(raw: Mapping[str, Any]) -> tuple[float, Mapping[str, Any] | None]:
-    """Rotary base and scaling from either spelling; the kind always under `rope_type`."""
-    parameters = raw.get("rope_parameters") or {}
-    theta = float(parameters.get("rope_theta", raw.get("rope_theta") or 10000.0))
-    scaling = dict(parameters or raw.get("rope_scaling") or {})
-    kind = scaling.pop("type", None)
-    scaling.setdefault("rope_type", kind or "default")
-    scaling.pop("rope_theta", None)
-    return theta, None if scaling["rope_type"] == "default" else scaling
-
-
 def model_config_from(raw: Mapping[str, Any], path: Path) -> ModelConfig:
     """Build the configuration from the content of `path`.
 
     Raises:
-        UserError: a size is missing, not a positive whole number, or the sizes contradict one another.
+        UserError: a value is missing, of another type or out of range, or the values contradict one another.
     """
-    hidden, heads = _require(raw, "hidden_size", path), _require(raw, "num_attention_heads", path)
-    if raw.get("head_dim") is None and hidden % heads:
+    fields = Fields(raw, path)
+    sizes = {
+        key: fields.integer(key, maximum=_LARGEST[key])
+        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    }
+    longest = _longest(fields)
+    rope = read_rope(fields, longest)
+    return ModelConfig(
+        model_type=fields.text("model_type", null=True) or "",
+        vocab_size=sizes["vocab_size"],
+        hidden_size=sizes["hidden_size"],
+        intermediate_size=sizes["intermediate_size"],
+        num_hidden_layers=sizes["num_hidden_layers"],
+        num_attention_heads=sizes["num_attention_heads"],
+        num_key_value_heads=_num_key_value_heads(fields, sizes["num_attention_heads"]),
+        head_dim=_head_dim(fields, sizes["hidden_size"], sizes["num_attention_heads"]),
+        rms_norm_eps=fields.number("rms_norm_eps", minimum=0.0) if fields.has("rms_norm_eps") else 1e-6,
+        max_position_embeddings=longest,
+        tie_word_embeddings=fields.flag("tie_word_embeddings", default=False),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        rotary_share=rope.rotary_share,
+        raw=dict(raw),
+        insert_slice=fields.flag("insert_slice", default=True),
+    )
+
+
+def _longest(fields: Fields) -> int:
+    """The longest context; Baichuan 13B has it under the second name."""
+    for key in ("max_position_embeddings", "model_max_length"):
+        if fields.has(key, null=True):
+            return fields.integer(key)
+    raise UserError(
+        f"{fields.path} has neither 'max_position_embeddings' nor 'model_max_length'",
+        expected="the longest context in tokens that the model was made for",
+    )
+
+
+def _num_key_value_heads(fields: Fields, heads: int) -> int:
+    found = fields.optional_integer("num_key_value_heads", maximum=_LARGEST["num_key_value_heads"])
+    if found is not None and heads % found:
+        raise fields.wrong("num_key_value_heads", f"a divisor of num_attention_heads, which is {heads}")
+    return heads if found is None else found
+
+
+def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
+    found = fields.optional_integer("head_dim", maximum=_LARGEST["head_dim"])
+    if found is None and hidden % heads:
         raise UserError(
-            f"{path} has hidden_size {hidden}, which num_attention_heads {heads} does not divide",
+            f"{fields.path} has hidden_size {hidden}, which num_attention_heads {heads} does not divide",
             expected="head_dim, or a hidden_size that is a multiple of num_attention_heads",
         )
-    longest = raw.get("max_position_embeddings") or raw.get("model_max_length")
-    if not isinstance(longest, int):
-        raise UserError(
-            f"{path} has neither 'max_position_embeddings' nor 'model_max_length'",
-            expected="the longest context in tokens that the model was made for",
-        )
-    if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise UserError(f"{path} has hidden_act {raw['hidden_act']!r}", expected="silu")
-    theta, scaling = _rope(raw)
-    return ModelConfig(
-        model_type=str(raw.get("model_type", "")),
-        vocab_size=_require(raw, "vocab_size", path),
-        hidden_size=hidden,
-        intermediate_size=_require(raw, "intermediate_size", path),
-        num_hidden_layers=_require(raw, "num_hidden_layers", path),
-        num_attention_heads=heads,
-        num_key_value_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or hidden // heads,
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-        max_position_embeddings=longest,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        raw=dict(raw),
-        insert_slice=bool(raw.get("insert_slice", True)),
-    )
+    return hidden // heads if found is None else found

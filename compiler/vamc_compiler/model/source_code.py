@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 
 def find_source_code(config_directory: Path) -> Path:
@@ -87,6 +88,7 @@ def load_module(package: str, file: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
+        raise_lack(error)
         raise UserError(
             f"the modeling file {file!r} fails to import: {type(error).__name__}: {error}",
             fix="run it through python to see the line; it may use whatever the files beside it and vamc offer",

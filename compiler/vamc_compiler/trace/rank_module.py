@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.model.registry import ModelSource
@@ -70,3 +71,12 @@ def list_parameters(model: nn.Module) -> list[ParameterSpec]:
             origin = _absolute(path, origins[name])
             specs.append(ParameterSpec(full_name, tuple(tensor.shape), _DTYPES[tensor.dtype], origin))
     return specs
+
+
+def list_ranks(source: ModelSource, num_ranks: int, precision: ModelPrecision) -> list[list[ParameterSpec]]:
+    """The parameters of every rank, without a trace and without memory for weights."""
+    with FakeTensorMode():
+        return [
+            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), precision))
+            for rank in range(num_ranks)
+        ]

@@ -10,31 +10,40 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, subject_of
+from vamc_compiler.compile import CompileRequest, build_runstream, check_inputs, check_space, subject_of
 from vamc_compiler.config import BuildConfig
+from vamc_compiler.publish import remove_dead
 from vamc_compiler.stages import Stages
 from vamc_compiler.verify.subject import Subject
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_runtime.errors import UserError
 
+PREFIX = ".vamc-verify-"
+"""Of scratch folders; the number of the process follows."""
+
 
 @contextlib.contextmanager
-def scratch_folder(workspace: Path) -> Iterator[Path]:
+def scratch_folder(workspace: Path, stages: Stages) -> Iterator[Path]:
     """A folder on the disk of the workspace, which has room for runstreams, else a temporary one; removed at the end.
+
+    The folders of verifications that were killed are removed too.
 
     Raises:
         UserError: neither can be written.
     """
     above = next(parent for parent in (workspace, *workspace.parents) if parent.exists())
     place = above if os.access(above, os.W_OK) else Path(tempfile.gettempdir())
+    remove_dead(place, PREFIX)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".vamc-verify-", dir=place))
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
     except OSError as error:
         raise UserError(
             f"{place} cannot be written: {error.strerror}",
             expected="room for what is compiled to be verified",
             fix="set TMPDIR to a folder with room for a runstream",
         ) from error
+    stages.folder = folder
+    stages.reporter.scratch(folder)
     try:
         yield folder
     finally:
@@ -49,7 +58,9 @@ def build_subject(config: BuildConfig, folder: Path, stages: Stages, *, trust_ch
     """
     request = CompileRequest(config=config, trust_checkpoint_code=trust_checkpoint_code)
     inputs = check_inputs(request, stages.reporter)
-    tokens_of(config, inputs.source.config.vocab_size)  # a mistake about the text shows before the work
+    # A mistake about the text shows before the work.
+    tokens_of(config, inputs.tokenizer.folder, inputs.source.config.vocab_size)
+    check_space(inputs, folder.parent)
     folder.mkdir()
     return subject_of(config, inputs, build_runstream(request, inputs, folder, stages))
 

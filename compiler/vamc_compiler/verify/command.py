@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +12,10 @@ from rich.text import Text
 
 from vamc_compiler.commands import EXIT_OUTSIDE_BUDGET
 from vamc_compiler.config import BuildConfig, check_buildable, load_config
+from vamc_compiler.model.check import check_model
 from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
+from vamc_runtime.console import print_json
 from vamc_runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -33,20 +33,20 @@ def verify_command(options: argparse.Namespace) -> int:
     Raises:
         UserError: anything the user can put right.
     """
-    reporter = TerminalReporter()
-    start = time.perf_counter()
+    reporter = TerminalReporter(options.journal)
+    stages = Stages(reporter)
     try:
         # A mistake in the YAML or the path is reported before torch and TVM are loaded.
-        config = _check_target(options.target, options.overrides)
-        reporter.begin("load compiler")
-        from vamc_compiler.verify.report import print_summary, write_report
-        from vamc_compiler.verify.verification import verify
+        config = _check_target(options)
+        with stages.stage("load compiler") as note:
+            from vamc_compiler.verify.report import print_summary, write_report
+            from vamc_compiler.verify.verification import verify
 
-        reporter.end("load compiler", time.perf_counter() - start, "torch, TVM, onnxruntime")
+            note.text = "torch, TVM, onnxruntime"
         with contextlib.ExitStack() as stack:
-            request = _request(options, config, Stages(reporter), stack)
+            request = _request(options, config, stages, stack)
             bisection = _Bisection(request.subject, _case_folder(options, request.subject))
-            outcome = verify(request, Stages(reporter), bisection if options.bisect else None)
+            outcome = verify(request, stages, bisection if options.bisect else None)
     finally:
         reporter.close()
     report = outcome.report
@@ -56,7 +56,7 @@ def verify_command(options: argparse.Namespace) -> int:
         page = write_report(report, options.report)
         console.print(Text.assemble(("report: ", "bold"), str(page)), soft_wrap=True)
     if options.json:
-        print(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        print_json(report.to_dict())
     else:
         print_summary(report, console)
     if options.bisect:
@@ -64,13 +64,14 @@ def verify_command(options: argparse.Namespace) -> int:
     return 0 if report.passed else EXIT_OUTSIDE_BUDGET
 
 
-def _check_target(target: Path, overrides: list[str]) -> BuildConfig | None:
+def _check_target(options: argparse.Namespace) -> BuildConfig | None:
     """The config, where the target is one; None for a runstream."""
-    if target.is_dir():
-        read_manifest(target)
+    if options.target.is_dir():
+        read_manifest(options.target)
         return None
-    config = load_config(target, overrides)
+    config = load_config(options.target, options.overrides)
     check_buildable(config)
+    check_model(config, trust_checkpoint_code=options.trust_checkpoint_code)
     return config
 
 
@@ -90,10 +91,10 @@ def _request(
 
     trust = options.trust_checkpoint_code
     if config is not None:
-        scratch = stack.enter_context(scratch_folder(config.workspace.path))
+        scratch = stack.enter_context(scratch_folder(config.workspace.path, stages))
         subject = build_subject(config, scratch / "all", stages, trust_checkpoint_code=trust)
     else:
-        scratch = stack.enter_context(scratch_folder(options.target.resolve().parent))
+        scratch = stack.enter_context(scratch_folder(options.target.resolve().parent, stages))
         subject = open_subject(options.target, options.overrides, scratch, stages, trust_checkpoint_code=trust)
     single = None
     if subject.num_ranks > 1:

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.sharding import Piece
 from vamc_compiler.verify.stored_weights import BITS, as_floats, matrix_shape
 from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
-from vamc_compiler.weights.checkpoint import StoredTensor
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_runtime.errors import UserError
 
 WEIGHT_ULPS, SCALE_ULPS = 1, 2
@@ -28,8 +29,9 @@ which squares are added."""
 TIE_WIDTH = 1e-4
 """How near to a tie an int8 weight of a normalised row may be rounded to either side; a quotient of up to 127 is
 exact to 1e-5."""
-
-
+SMALLEST_EXACT_SCALE = 1e-30
+"""Quotients by a scale of this or more round to at most 127. Far smaller ones are denormal, so coarsely rounded that a
+quotient may be larger."""
 BLOCK_BYTES = 4 << 20
 """Size of a block of full rows in float32; some copies of one are in memory at a time. Larger ones are no faster:
 their memory comes from the kernel anew each time."""
@@ -141,7 +143,8 @@ class CheckpointRows:
             return ExpectedBlock(_round(rows, self.dtype), WEIGHT_ULPS if normalised else 0)
         quotients = rows / scales
         whole = np.rint(quotients)
-        np.minimum(np.maximum(whole, -127, out=whole), 127, out=whole)
+        if scales.min() < SMALLEST_EXACT_SCALE:
+            np.clip(whole, -127, 127, out=whole)
         return ExpectedBlock(whole.astype(np.int8), quotients=quotients if normalised else None)
 
     @property
@@ -224,6 +227,8 @@ def _scales(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _round(rows: npt.NDArray[np.float32], dtype: str) -> Array:
     """The bits of the nearest numbers of a float type, ties to even."""
+    if dtype == "float16":  # torch has the CPU do it, numpy computes it bit by bit
+        return np.asarray(torch.from_numpy(np.ascontiguousarray(rows)).half().numpy().view(BITS[dtype]))
     if dtype != "bfloat16":
         return np.asarray(rows.astype(dtype).view(BITS[dtype]))
     bits = np.ascontiguousarray(rows).view(np.uint32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vamc_compiler.model.config import read_json
+from vamc_compiler.model.json_file import read_json
 from vamc_compiler.verify.offload import CachedWeights, offload
 from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint, StoredTensor
+from vamc_compiler.weights.checkpoint import Checkpoint
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 Values = npt.NDArray[np.float32]
 
@@ -76,6 +78,7 @@ class Reference:
         except (Exception, SystemExit) as error:
             if not self._original.is_own_code or isinstance(error, UserError):
                 raise
+            raise_lack(error)
             raise own_code_failed(self.description, error) from error
         finally:
             for hook in hooks:
@@ -148,7 +151,12 @@ def _rows(value: torch.Tensor) -> Values:
 
 
 def open_reference(
-    checkpoint_dir: Path, checkpoint: Checkpoint, *, trust_checkpoint_code: bool, cache_bytes: int
+    checkpoint_dir: Path,
+    checkpoint: Checkpoint,
+    *,
+    trust_checkpoint_code: bool,
+    cache_bytes: int,
+    norm_head: bool | None = None,
 ) -> Reference | None:
     """Choose and build the original model; no weights are read yet.
 
@@ -157,6 +165,7 @@ def open_reference(
         checkpoint: the index of its tensors.
         trust_checkpoint_code: run the code that the checkpoint carries, when it carries any.
         cache_bytes: how much of the weights, as float32, stays in memory between runs.
+        norm_head: what the build config says of the head of a Baichuan; counts where the checkpoint says nothing.
 
     Returns:
         None where nothing here can compute this kind of model.
@@ -166,7 +175,7 @@ def open_reference(
     """
     raw = read_json(checkpoint_dir / "config.json", "the model configuration")
     with silence():
-        original = build_original(checkpoint_dir, raw, trust_checkpoint_code=trust_checkpoint_code)
+        original = build_original(checkpoint_dir, raw, trust_checkpoint_code=trust_checkpoint_code, norm_head=norm_head)
     if original is None:
         return None
     model = original.model
@@ -177,27 +186,32 @@ def open_reference(
 
 
 def _tied_names(model: Any, raw: Mapping[str, Any]) -> dict[str, str]:
-    """The head's weight and the embedding's, by the names of their parameters, where the two are one tensor."""
+    """The head's weight and the embedding's, each by the name of the other, where the two are one tensor."""
+    names: tuple[str, ...] = ()
     if isinstance(model, BaichuanReference):
-        return {"lm_head.weight": "model.embed_tokens.weight"} if raw.get("tie_word_embeddings") else {}
-    if not model.config.tie_word_embeddings:
-        return {}
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    paths = {module: path for path, module in model.named_modules()}
-    return {f"{paths[head]}.weight": f"{paths[embedding]}.weight"} if head in paths and embedding in paths else {}
+        names = ("lm_head.weight", "model.embed_tokens.weight") if raw.get("tie_word_embeddings") else ()
+    elif model.config.tie_word_embeddings:
+        paths = {module: f"{path}.weight" for path, module in model.named_modules()}
+        modules = (model.get_output_embeddings(), model.get_input_embeddings())
+        names = tuple(paths[module] for module in modules if module in paths)
+    return dict(zip(names, reversed(names), strict=True)) if len(names) == 2 else {}
 
 
 def _find_tensors(original: Original, checkpoint: Checkpoint, *, tied: Mapping[str, str]) -> dict[str, StoredTensor]:
-    """Where every parameter lies; `tied` names another tensor for those that the checkpoint leaves out.
+    """Where every parameter lies, by the names that the files use: those of `fit.py` are for the compiler.
+
+    The prefix of the base model may be left out of stored names, or be one too many; `tied` names another tensor for
+    those that the checkpoint leaves out.
 
     Raises:
         UserError: a tensor is missing, has another shape, or is no float.
     """
+    by_name = {checkpoint.stored_names.get(name, name): tensor for name, tensor in checkpoint.tensors.items()}
     stored: dict[str, StoredTensor] = {}
     problems = []
     for name, parameter in original.model.named_parameters(remove_duplicate=False):
-        source = name if name in checkpoint.tensors else tied.get(name, name)
-        tensor = checkpoint.tensors.get(source)
+        source = next((known for known in _stored_names(original.model, name, tied) if known in by_name), name)
+        tensor = by_name.get(source)
         if tensor is None:
             problems.append(f"{source} is missing")
         elif tensor.shape != tuple(parameter.shape):
@@ -215,6 +229,14 @@ def _find_tensors(original: Original, checkpoint: Checkpoint, *, tied: Mapping[s
             fix="finish the download of the checkpoint; config.json and weights must belong together",
         )
     return stored
+
+
+def _stored_names(model: Any, name: str, tied: Mapping[str, str]) -> Iterator[str]:
+    """The names under which a checkpoint may store a parameter, likeliest first (transformers, rename_source_key)."""
+    prefix = f"{getattr(model, 'base_model_prefix', '') or 'model'}."
+    for parameter in (name, tied.get(name)):
+        if parameter is not None:
+            yield from (parameter, parameter.removeprefix(prefix), prefix + parameter)
 
 
 def _fill_buffers(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -9,7 +9,8 @@ Semantics (https://huggingface.co/baichuan-inc, technical report https://arxiv.o
 - The layers are LLaMA's, with query, key and value projected by one matrix `W_pack`.
 - 7B rotates queries and keys (RoPE, halves rotated against one another, base 10000). 13B adds ALiBi biases to the
   scores instead (https://arxiv.org/abs/2108.12409). Only 7B configurations have `max_position_embeddings`.
-- Baichuan2 divides each row of the head by its length. Baichuan1 does not; it is the one with 64000 tokens.
+- Baichuan2 divides each row of the head by its length. Baichuan1 does not. The checkpoint's code shows which it is;
+  `z_loss_weight` is a key of Baichuan2's configuration class, `BaiChuanForCausalLM` the class of the first Baichuan-7B.
 
 Dimension letters: b sequences, t tokens, h heads, d width of a head, c width of the residual stream, v vocabulary.
 """
@@ -17,6 +18,9 @@ Dimension letters: b sequences, t tokens, h heads, d width of a head, c width of
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +29,8 @@ from torch.nn import functional
 
 from vamc_compiler.model.config import ModelConfig
 
-BAICHUAN1_VOCAB = 64000
+MAX_CODE_BYTES = 1 << 20
+"""Ten times the size of any modeling file."""
 ROPE_BASE = 10000.0
 """Fixed in the published code; no configuration changes it."""
 
@@ -160,17 +165,36 @@ class NormHead(nn.Linear):
         return functional.linear(x, functional.normalize(self.weight, dim=-1, eps=1e-12))
 
 
+def published_norm_head(directory: Path, raw: Mapping[str, Any]) -> bool | None:
+    """Whether the head of a checkpoint is normalised, as its files say; None where they do not, or contradict.
+
+    Read from the text of the code and from config.json, without the compiler's own reading (model/norm_head.py).
+    """
+    said = set()
+    for path in directory.glob("modeling_*.py"):
+        if not path.is_file() or path.stat().st_size > MAX_CODE_BYTES:
+            continue
+        code = re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace"))
+        said |= {head == "NormHead" for head in re.findall(r"self\.lm_head\s*=\s*(?:\w+\.)*(\w+)\(", code)}
+    if raw.get("z_loss_weight") is not None:
+        said.add(True)
+    if "BaiChuanForCausalLM" in f"{raw.get('architectures')} {raw.get('auto_map')}":
+        said.add(False)
+    return said.pop() if len(said) == 1 else None
+
+
 class BaichuanReference(nn.Module):
     """The whole model.
 
     Args:
         config: sizes, and config.json itself, which tells 7B from 13B.
+        norm_head: whether the rows of the head have unit length.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, norm_head: bool) -> None:
         super().__init__()
         rotary = config.raw.get("max_position_embeddings") is not None
-        head: Any = nn.Linear if config.vocab_size == BAICHUAN1_VOCAB else NormHead
+        head: Any = NormHead if norm_head else nn.Linear
         self.model = Decoder(config, rotary=rotary)
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
 

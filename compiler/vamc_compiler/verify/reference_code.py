@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ import torch
 from torch import nn
 
 from vamc_compiler.model.config import model_config_from
-from vamc_compiler.verify.reference_baichuan import BaichuanReference
+from vamc_compiler.model.registry import written_for_transformers
+from vamc_compiler.verify.reference_baichuan import BaichuanReference, published_norm_head
 from vamc_runtime.errors import UserError
+from vamc_runtime.resources import raise_lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +43,21 @@ class Original:
 
 
 _MODEL = "AutoModelForCausalLM"
+_CLASS_NAME = re.compile(r"(?:[\w.-]+/[\w.-]+--)?\w{1,200}\.\w{1,200}")
+"""`file.Class`, or `owner/name--file.Class`."""
 _NO_CACHE = {"use_cache": False}
 
 
-def build_original(directory: Path, raw: Mapping[str, Any], *, trust_checkpoint_code: bool) -> Original | None:
+def build_original(
+    directory: Path, raw: Mapping[str, Any], *, trust_checkpoint_code: bool, norm_head: bool | None = None
+) -> Original | None:
     """Build the original model of a checkpoint directory, without its weights.
 
     Args:
         directory: the checkpoint.
         raw: its config.json.
         trust_checkpoint_code: run the code that it carries, when it carries any.
+        norm_head: what the build config says of the head of a Baichuan; counts where the checkpoint says nothing.
 
     Returns:
         None where nothing here can compute this kind of model.
@@ -57,21 +65,39 @@ def build_original(directory: Path, raw: Mapping[str, Any], *, trust_checkpoint_
     Raises:
         UserError: config.json is damaged, or the checkpoint's own code fails.
     """
-    if trust_checkpoint_code and _MODEL in _auto_map(raw):
-        return _build_own_code(directory, _auto_map(raw))
+    if trust_checkpoint_code:
+        vacc = written_for_transformers(directory)
+        if vacc is not None:
+            return _build_own_code(directory, _auto_map(vacc[0].raw), vacc[0].raw)
+        if _MODEL in _auto_map(raw):
+            return _build_own_code(directory, _auto_map(raw))
     if _transformers_knows(raw):
         return _build_transformers(directory)
     if _is_baichuan(raw):
-        with _without_weights():
-            model = BaichuanReference(model_config_from(raw, directory / "config.json"))
-        return Original(model=model, description="plain Baichuan reference")
+        return _build_baichuan(directory, raw, norm_head)
     return None
+
+
+def _build_baichuan(directory: Path, raw: Mapping[str, Any], norm_head: bool | None) -> Original:
+    found = published_norm_head(directory, raw)
+    is_normalised = norm_head if found is None else found
+    if is_normalised is None:
+        raise UserError(
+            f"{directory} does not say whether its head is normalised",
+            expected="the modeling_baichuan.py that was published with the weights, or the setting",
+            fix="set frontend.model_kwargs.norm_head",
+        )
+    with _without_weights():
+        config = model_config_from(raw, directory / "config.json")
+        model = BaichuanReference(config, norm_head=is_normalised)
+    return Original(model=model, description="plain Baichuan reference")
 
 
 def _auto_map(raw: Mapping[str, Any]) -> dict[str, str]:
     """The classes that the checkpoint's code has for transformers' Auto classes: `file.Class` by name."""
     found = raw.get("auto_map")
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    names = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in names if isinstance(value, str) and _CLASS_NAME.fullmatch(value)}
 
 
 def _transformers_knows(raw: Mapping[str, Any]) -> bool:
@@ -97,6 +123,7 @@ def _build_transformers(directory: Path) -> Original:
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"
             )
     except Exception as error:
+        raise_lack(error)
         raise UserError(
             f"transformers {release} builds no model from {directory / 'config.json'}: {_summary(error)}",
             expected="a configuration as it was published with the weights",
@@ -105,8 +132,14 @@ def _build_transformers(directory: Path) -> Original:
     return Original(model=model, description=f"transformers {type(model).__name__} {release}", options=_NO_CACHE)
 
 
-def _build_own_code(directory: Path, auto_map: Mapping[str, str]) -> Original:
-    """Import the classes that `auto_map` names; without one for the configuration, the model class names its own."""
+def _build_own_code(directory: Path, auto_map: Mapping[str, str], content: Mapping[str, Any] | None = None) -> Original:
+    """Import the classes that `auto_map` names; without one for the configuration, the model class names its own.
+
+    Args:
+        directory: the checkpoint.
+        auto_map: the classes.
+        content: the configuration; None reads config.json.
+    """
     from transformers import AutoConfig
 
     description = f"the checkpoint's own {_code_file(auto_map[_MODEL])}"
@@ -119,12 +152,18 @@ def _build_own_code(directory: Path, auto_map: Mapping[str, str]) -> Original:
             config_class = _own_class(directory, auto_map["AutoConfig"])
         else:
             config_class = getattr(model_class, "config_class", None) or AutoConfig
-        config = config_class.from_pretrained(directory, local_files_only=True)
+        if content is None:
+            config = config_class.from_pretrained(directory, local_files_only=True)
+        else:
+            config = config_class.from_dict({key: value for key, value in content.items() if key[:1] != "_"})
+        if getattr(config, "insert_slice", False):
+            config.insert_slice = False  # code for VACC cards computes the last token's logits only
         if isinstance(getattr(model_class, "_tied_weights_keys", None), list):
             model_class._tied_weights_keys = None  # transformers 5 wants a dict; reference.py ties by itself
         with _without_weights():
             model: nn.Module = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
     except (Exception, SystemExit) as error:
+        raise_lack(error)
         raise own_code_failed(description, error) from error
     return Original(model=model, description=description, is_own_code=True, options=_NO_CACHE)
 

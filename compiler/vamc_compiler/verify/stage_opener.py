@@ -93,6 +93,7 @@ class StageOpener:
             self._subject.checkpoint,
             trust_checkpoint_code=trust_checkpoint_code,
             cache_bytes=self._share_bytes,
+            norm_head=self._subject.config.frontend.model_kwargs.norm_head,
         )
         return None if opened is None else (self.whole(ReferenceStage(opened)), opened.description, opened.close)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.verify.unpacking import LAYOUTS, PANEL_OUTPUTS, Array, Layout, Unpacked
@@ -41,6 +42,10 @@ def as_floats(bits: Array, dtype: str) -> npt.NDArray[np.float32]:
     """Bits as the numbers they stand for."""
     if dtype == "bfloat16":
         return np.asarray((bits.astype(np.uint32) * np.uint32(1 << 16)).view(np.float32))
+    if dtype == "float16":  # torch has the CPU do it, numpy computes it bit by bit
+        writable = bits if bits.flags.writeable else bits.copy()  # torch warns of any other
+        widened: npt.NDArray[np.float32] = torch.from_numpy(writable.view(np.float16)).float().numpy()
+        return widened
     return np.asarray(bits.view(dtype), np.float32)
 
 

@@ -19,12 +19,13 @@ from vamc_compiler.package import onnx_folder
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import Stages
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.trace.rank_module import build_rank, list_parameters, list_ranks
 from vamc_compiler.verify.tokens import tokens_of
 from vamc_compiler.weights.checkpoint import Checkpoint, digest_checkpoint, open_checkpoint
-from vamc_compiler.weights.writer import check_tensors
+from vamc_compiler.weights.fit import fit_checkpoint
 from vamc_runtime.errors import UserError
-from vamc_runtime.manifest import Manifest, read_manifest
+from vamc_runtime.manifest import Manifest
+from vamc_runtime.runstream import Runstream, open_runstream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +104,26 @@ def open_subject(
     Raises:
         UserError: no runstream, one without ONNX graphs, a checkpoint that is gone or another one.
     """
-    manifest = read_manifest(runstream)
+    opened = open_runstream(runstream)
+    manifest = opened.manifest
     config = config_of(runstream, manifest, overrides, scratch)
-    stored = [_stored_graph(runstream, rank) for rank in range(manifest.tensor_parallel)]
+    stored = [_stored_graph(opened, rank) for rank in range(manifest.tensor_parallel)]
     source = find_model(
         config.frontend.checkpoint,
         find_source_code(runstream.resolve()),
         trust_checkpoint_code=trust_checkpoint_code,
+        norm_head=config.frontend.model_kwargs.norm_head,
     )
     for warning in source.warnings:
         stages.reporter.warn(warning)
-    tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
-    checkpoint = open_checkpoint(config.frontend.checkpoint)
-    source = source.with_tensors(checkpoint.tensors)
+    # A mistake about the text shows before the work.
+    tokens_of(config, opened.tokenizer_folder(), source.config.vocab_size)
+    fitted = fit_checkpoint(
+        source,
+        open_checkpoint(config.frontend.checkpoint),
+        lambda source: list_ranks(source, manifest.tensor_parallel, ModelPrecision.of(config)),
+    )
+    source, checkpoint = fitted.source, fitted.checkpoint
     with stages.stage("trace") as note:
         graphs = make_rank_graphs(
             source,
@@ -125,8 +133,6 @@ def open_subject(
             on_progress=lambda done, total: stages.reporter.progress(done, total, "ranks"),
         )
         note.text = f"{manifest.tensor_parallel} rank{'s' * (manifest.tensor_parallel > 1)}"
-    for graph in graphs:
-        check_tensors(checkpoint, graph.parameters)
     check_digest(runstream, manifest, checkpoint, graphs)
     return Subject(
         config=config,
@@ -147,16 +153,19 @@ def open_subject(
     )
 
 
-def _stored_graph(runstream: Path, rank: int) -> onnx.ModelProto:
-    path = onnx_folder(runstream, rank) / "model.onnx"
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError:
+def _stored_graph(runstream: Runstream, rank: int) -> onnx.ModelProto:
+    path = onnx_folder(runstream.path, rank) / "model.onnx"
+    name = path.relative_to(runstream.path).as_posix()
+    if name not in runstream.manifest.files:
         raise UserError(
-            f"{runstream} has no ONNX graph of rank {rank}: {path.relative_to(runstream)} is missing",
+            f"{runstream.path} has no ONNX graph of rank {rank}: manifest.json does not list {name}",
             expected="a runstream with the graphs that `vamc compile` stores in it",
-            fix="copy the onnx folder too, or compile the runstream again",
-        ) from None
+            fix="compile the runstream again",
+        )
+    try:
+        model = onnx.load_model_from_string(runstream.read(name))
+    except UserError:
+        raise
     except Exception as error:  # protobuf raises an error of its own
         raise UserError(f"{path} cannot be read: {error}", fix="compile the runstream again") from None
     if not model.graph.node:  # protobuf reads an empty file as an empty model

@@ -15,7 +15,7 @@ from vamc_compiler.verify.expected_weights import CheckpointRows, ExpectedRows, 
 from vamc_compiler.verify.stored_weights import Misfit, RankWeights, StoredParameter
 from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
 from vamc_compiler.verify.weight_differences import Difference
-from vamc_compiler.weights.checkpoint import StoredTensor
+from vamc_compiler.weights.stored_tensor import StoredTensor
 
 NUMBERS = ("values", "scales", "constant")
 """Kinds of differences in the numbers of the parameter itself."""

@@ -1,13 +1,16 @@
 """Proof that the ranks' weight files hold the checkpoint's weights: every number of every rank, compared.
 
-Plain weights must be the checkpoint's, rounded to the type they are stored in; int8 weights and their scales those of
-the full rows; what packing fills up must be zeros; together the ranks must hold every tensor whole. Files are read by
-blocks of rows, so that memory is bounded whatever the size of a tensor.
+First, the compiler's view of the checkpoint is held against what torch.load and safetensors read from its files
+(`published_weights.py`). Plain weights must be the checkpoint's, rounded to the type they are stored in; int8 weights
+and their scales those of the full rows; what packing fills up must be zeros; together the ranks must hold every tensor
+whole. Files are read by blocks of rows, so that memory is bounded whatever the size of a tensor.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +19,18 @@ import numpy.typing as npt
 
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
 from vamc_compiler.verify.expected_weights import ExpectedRows, expected_rows, row_blocks
+from vamc_compiler.verify.published_weights import Misread, find_misread
 from vamc_compiler.verify.stored_weights import Misfit, RankWeights, StoredParameter, matrix_shape
 from vamc_compiler.verify.weight_differences import Difference, block_differences
 from vamc_compiler.verify.weight_hints import WeightFiles, explain
 from vamc_compiler.weights.checkpoint import Checkpoint
-from vamc_compiler.weights.writer import check_tensors
+from vamc_compiler.weights.fit import check_tensors
+from vamc_runtime.machine import available_cores
 
 ALL_RANKS = -1
 NOWHERE = -1
+MOST_THREADS = 8
+"""Parameters that are compared at the same time: beyond that, memory is what they wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +40,13 @@ class WeightProblem:
     tensor: str
     """Name in the checkpoint; empty for values that the modeling file computes."""
     parameter: str
-    """Name in the rank's file."""
+    """Name in the rank's file; that in the checkpoint for the kind checkpoint."""
     rank: int
     """ALL_RANKS where no single one is to blame."""
     kind: str
     """missing, type, shape: there is nothing to compare. values, scales, constant: numbers that are wrong. padding:
     something else than zeros beside the numbers. sums: those that are stored beside int8 weights. coverage: a part of
-    the tensor that no rank holds."""
+    the tensor that no rank holds. checkpoint: its library reads the checkpoint otherwise than the compiler."""
     first_row: int
     """Of the first difference; NOWHERE where there is none."""
     first_column: int
@@ -101,18 +108,23 @@ def check_weights(
         files=[RankWeights(runstream, rank) for rank in range(len(ranks))],
         tensors=checkpoint.tensors,
     )
-    total = sum(_num_elements(spec) for specs in ranks for spec in specs)
-    done = 0
+    every = [(rank, spec) for rank, specs in enumerate(ranks) for spec in specs]
+    total = sum(_num_elements(spec) for _, spec in every)
+    done, lock = 0, threading.Lock()
 
     def advance(num_elements: int) -> None:
         nonlocal done
-        done += num_elements
-        on_progress(done, total)
+        with lock:
+            done += num_elements
+            on_progress(done, total)
 
-    problems = list(_find_gaps(ranks))
-    for rank, specs in enumerate(ranks):
-        for spec in specs:
-            problems += _check_parameter(files, rank, spec, advance)
+    names = {_tensor_name(spec) for specs in ranks for spec in specs} - {""}
+    problems = [_misread_problem(misread) for misread in find_misread(checkpoint, names)]
+    problems += _find_gaps(ranks)
+    # numpy and torch let other threads run while they compute; a thread holds a few blocks of one parameter.
+    with ThreadPoolExecutor(min(MOST_THREADS, len(available_cores()))) as pool:
+        for found in pool.map(lambda item: _check_parameter(files, item[0], item[1], advance), every):
+            problems += found
     num_parameters = len(ranks[0]) if ranks else 0
     return WeightsCheck(
         num_parameters=num_parameters, num_ranks=len(ranks), num_elements=total, problems=tuple(problems)
@@ -130,18 +142,16 @@ def _tensor_name(spec: ParameterSpec) -> str:
 
 def _check_parameter(
     files: WeightFiles, rank: int, spec: ParameterSpec, advance: Callable[[int], None]
-) -> Iterator[WeightProblem]:
+) -> list[WeightProblem]:
     """The problems of one parameter of one rank, at most one of a kind."""
     stored, expected = files.files[rank].find(spec), expected_rows(spec, files.tensors)
     if not isinstance(stored, Misfit) and expected.shape != matrix_shape(spec.shape):
         stored = Misfit("shape", f"{list(spec.shape)}, but its origin gives {list(expected.shape)}")
     if isinstance(stored, Misfit):
         advance(_num_elements(spec))
-        yield _whole_problem(spec, rank, stored.kind, stored.hint)
-        return
-    for difference in _compare(stored, expected, _kind(spec), advance):
-        hint = explain(files, rank, spec, stored, expected, difference)
-        yield WeightProblem(
+        return [_whole_problem(spec, rank, stored.kind, stored.hint)]
+    return [
+        WeightProblem(
             tensor=_tensor_name(spec),
             parameter=spec.name,
             rank=rank,
@@ -151,8 +161,10 @@ def _check_parameter(
             num_different=difference.count,
             expected=difference.expected,
             found=difference.found,
-            hint=hint,
+            hint=explain(files, rank, spec, stored, expected, difference),
         )
+        for difference in _compare(stored, expected, _kind(spec), advance)
+    ]
 
 
 def _whole_problem(spec: ParameterSpec, rank: int, kind: str, hint: str, count: int | None = None) -> WeightProblem:
@@ -168,6 +180,22 @@ def _whole_problem(spec: ParameterSpec, rank: int, kind: str, hint: str, count: 
         expected=float("nan"),
         found=float("nan"),
         hint=hint,
+    )
+
+
+def _misread_problem(misread: Misread) -> WeightProblem:
+    """A tensor that the compiler reads otherwise than its library."""
+    return WeightProblem(
+        tensor=misread.tensor,
+        parameter=misread.tensor or "every tensor",
+        rank=ALL_RANKS,
+        kind="checkpoint",
+        first_row=NOWHERE,
+        first_column=NOWHERE,
+        num_different=0,
+        expected=float("nan"),
+        found=float("nan"),
+        hint=misread.hint,
     )
 
 

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from vamc_compiler.packing import PANEL_OUTPUTS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
 from vamc_compiler.sharding import Piece, Shard
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, StoredTensor
+from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor, read_exactly
 from vamc_runtime.errors import UserError
 
-BLOCK_BYTES = 32 << 20
-"""Size of a block of rows in float32; large enough for long reads, small against any memory."""
+BLOCK_BYTES = 2 << 20
+"""Size of a block of rows in float32: large enough for long reads, small enough for the second and third cache and for
+memory that is used again instead of coming from the kernel anew for every copy."""
 
 Rows = npt.NDArray[np.float32]
 
@@ -93,12 +94,7 @@ def _read_rows(descriptor: int, source: StoredTensor, pieces: list[Piece]) -> Ro
         if piece.start is None:
             blocks.append(np.zeros((piece.length, columns), np.float32))
             continue
-        raw = os.pread(descriptor, piece.length * row_bytes, source.offset + piece.start * row_bytes)
-        if len(raw) != piece.length * row_bytes:
-            raise UserError(
-                f"{source.path} became shorter while it was read",
-                fix="leave the checkpoint alone while it compiles, then compile again",
-            )
+        raw = read_exactly(descriptor, piece.length * row_bytes, source.offset + piece.start * row_bytes, source.path)
         blocks.append(_decode(raw, source.dtype).reshape(piece.length, columns))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
@@ -142,6 +138,8 @@ def _check_finite(values: npt.NDArray[Any], task: TensorTask) -> None:
     """Refuse what overflowed; `values` are floats, quantized numbers, or the bits of bfloat16."""
     if values.dtype == np.uint16:
         finite = bool((values & 0x7F80 != 0x7F80).all())
+    elif values.dtype == np.float16:  # by its bits: numpy would widen every number first
+        finite = bool((values.view(np.uint16) & 0x7C00 != 0x7C00).all())
     else:
         finite = values.dtype.kind != "f" or bool(np.isfinite(values).all())
     if not finite:

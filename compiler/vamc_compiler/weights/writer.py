@@ -6,20 +6,27 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
-from vamc_compiler.weights.checkpoint import ITEM_BYTES, Checkpoint
+from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
 from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
 from vamc_runtime.errors import UserError
+from vamc_runtime.machine import available_memory_bytes
+from vamc_runtime.ranks.lifeline import die_with_parent
+from vamc_runtime.resources import address_space_bytes, find_lack, size
 from vamc_runtime.spawning import spawn_context
 
 SMALL_JOB_ELEMENTS = 64 << 20
 """Below this many elements, starting processes takes longer than the work."""
+END_SECONDS = 5
+"""How long workers may take to end once one of them did."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,39 +54,6 @@ def plan_rank_file(
         for spec in parameters
     ]
     return RankFile(path, plan_file(stored, metadata), tuple(parameters), packings)
-
-
-def check_tensors(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -> None:
-    """Compare the checkpoint with what the model needs, before any work.
-
-    Raises:
-        UserError: tensors are missing, of another shape, or of a type that is not 16- or 32-bit float; all listed.
-    """
-    problems = []
-    for spec in parameters:
-        if not isinstance(spec.origin, FromCheckpoint):
-            continue
-        tensor = checkpoint.tensors.get(spec.origin.tensor)
-        is_scale = spec.origin.steps[-1:] == ("row_scales",)
-        if tensor is None:
-            problems.append(f"{spec.origin.tensor} is missing")
-            continue
-        if tensor.dtype not in ITEM_BYTES:
-            problems.append(f"{spec.origin.tensor} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}")
-        shard = spec.origin.shard
-        if is_scale:
-            continue  # one value per row: the shape is checked with the quantized weight
-        expected = spec.shape if shard is None else shard.full_shape(spec.shape)
-        if tensor.shape != expected:
-            problems.append(f"{spec.origin.tensor} has shape {list(tensor.shape)}, not {list(expected)}")
-    if problems:
-        shown = list(dict.fromkeys(problems))
-        more = f"\n  ... and {len(shown) - 8} more" if len(shown) > 8 else ""
-        raise UserError(
-            f"the tensors in {checkpoint.directory} do not fit its config.json:\n  " + "\n  ".join(shown[:8]) + more,
-            expected="the tensors of the architecture that config.json describes",
-            fix="check that config.json and the weight files belong together",
-        )
 
 
 def _tasks(files: Iterable[RankFile], checkpoint: Checkpoint) -> list[TensorTask]:
@@ -113,15 +87,20 @@ def _write_values(file: RankFile) -> None:
                 stream.write(spec.origin.value.astype(spec.dtype).tobytes())
 
 
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what it means."""
+def _begin_worker() -> None:
+    """Ctrl-C reaches every process of the terminal: the parent alone decides what it means, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def run_tasks(
     function: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int, on_done: Callable[[Result], None]
 ) -> None:
-    """Run `function` on every task, in this process or in `num_workers` others."""
+    """Run `function` on every task, in this process or in `num_workers` others.
+
+    Raises:
+        UserError: a worker was killed, most likely because memory ran out.
+    """
     if num_workers <= 1 or len(tasks) <= 1:
         for task in tasks:
             on_done(function(task))
@@ -129,13 +108,33 @@ def run_tasks(
     pool = ProcessPoolExecutor(
         min(num_workers, len(tasks)),
         mp_context=spawn_context(),
-        initializer=_ignore_interrupt,
+        initializer=_begin_worker,
     )
     try:
-        for future in as_completed([pool.submit(function, task) for task in tasks]):
+        futures = [pool.submit(function, task) for task in tasks]
+        workers = list(pool._processes.values())  # what broke them is known to them alone
+        for future in as_completed(futures):
             on_done(future.result())
+    except BrokenProcessPool as error:
+        raise _explain_end(workers, error) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _explain_end(workers: Sequence[BaseProcess], error: BrokenProcessPool) -> Exception:
+    """Of a worker that ended within its work: it was killed, or crashed. The pool ends the others with SIGTERM."""
+    for worker in workers:
+        worker.join(END_SECONDS)
+    codes = [worker.exitcode for worker in workers]
+    if -signal.SIGKILL in codes:
+        return UserError(
+            f"a worker process was killed (SIGKILL); {size(available_memory_bytes())} of memory are free now",
+            expected="enough memory: with too little, Linux kills the process that uses most",
+            fix="set workspace.workers to a smaller number, or give the machine or container more memory",
+        )
+    ends = ", ".join(str(code) for code in codes if code not in (None, 0, -signal.SIGTERM))
+    lack = find_lack([], address_space_bytes(os.getpid())) if ends else None  # a worker is about as large as this
+    return lack or RuntimeError(f"a worker process ended unexpectedly (exit status {ends or 'unknown'}): {error}")
 
 
 def write_rank_files(

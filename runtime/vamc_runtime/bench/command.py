@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 
 from vamc_runtime.bench.cases import Case, make_cases
@@ -12,6 +11,7 @@ from vamc_runtime.bench.measure import Result, measure, reference_peak
 from vamc_runtime.bench.report import as_data, write_csv
 from vamc_runtime.bench.surroundings import describe_rank, surroundings
 from vamc_runtime.bench.tables import case_table, heading, op_table
+from vamc_runtime.console import print_json, say
 from vamc_runtime.errors import UserError
 from vamc_runtime.load_progress import LoadProgress
 from vamc_runtime.machine import available_memory_bytes
@@ -47,7 +47,7 @@ def bench_command(options: argparse.Namespace) -> int:
     if options.csv is not None:
         write_csv(options.csv, around, results, peak)
     if options.json:
-        print(json.dumps({**around, "results": [as_data(result, peak) for result in results]}, indent=1))
+        print_json({**around, "results": [as_data(result, peak) for result in results]})
     else:
         _show(around, results, peak)
     return 0
@@ -68,7 +68,7 @@ def _num_pages(manifest: Manifest, cases: list[Case]) -> int:
 
 def _announce(case: Case) -> None:
     if sys.stderr.isatty():
-        print(f"measuring {case}", file=sys.stderr)  # a line, not a spinner, which would take time of a core
+        say(f"measuring {case}")  # a line, not a spinner, which would take time of a core
 
 
 def _show(around: dict[str, object], results: list[Result], peak: str) -> None:

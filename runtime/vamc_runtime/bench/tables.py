@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vamc_runtime.bench.measure import Result
 from vamc_runtime.bench.profile import Profile
+from vamc_runtime.quantities import significant
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,7 @@ def heading(around: dict[str, Any]) -> Iterator[str]:
     stream, machine, versions = around["runstream"], around["machine"], around["versions"]
     ranks = f", {stream['ranks']} ranks" if stream["ranks"] > 1 else ""
     precision = stream["quantization"] or stream["weights"]
-    yield f"{stream['name']}: {stream['num_parameters'] / 1e6:,.0f} M parameters, {precision}{ranks}"
+    yield f"{stream['name']}: {significant(stream['num_parameters'] / 1e6)} M parameters, {precision}{ranks}"
     threads = f"{around['threads']} thread{'s' * (around['threads'] > 1)}"
     yield f"{machine['cpu']}, {threads}, code for {stream['library']}, weights in {stream['weights_in']}"
     yield f"vamc {versions['vamc']}, apache-tvm {versions['compiled_with_apache-tvm']}, {around['date']}"
@@ -42,7 +43,7 @@ def case_table(results: list[Result], peak: str) -> Table:
             str(result.case),
             _ms(result.median_seconds),
             f"{_ms(min(result.seconds))} .. {_ms(max(result.seconds))}",
-            f"{result.tokens_per_second:,.1f}",
+            significant(result.tokens_per_second),
             _roof(result, peak),
             "" if share is None else f"{100 * share:.0f} %",
             _giga(result.cost.linear_multiply_adds),
@@ -62,8 +63,8 @@ def _giga(count: int) -> str:
 def _roof(result: Result, peak: str) -> str:
     """What bounds the case, measured."""
     if result.read_bandwidth is not None:
-        return f"{result.read_bytes / 1e6:,.0f} MB at {result.read_bandwidth / 1e9:.1f} GB/s"
-    return f"{peak} {2 * result.peaks[peak] / 1e9:,.0f} GOP/s" if peak in result.peaks else ""
+        return f"{significant(result.read_bytes / 1e6)} MB at {significant(result.read_bandwidth / 1e9)} GB/s"
+    return f"{peak} {significant(2 * result.peaks[peak] / 1e9)} GOP/s" if peak in result.peaks else ""
 
 
 def op_table(profile: Profile) -> Table:
@@ -78,7 +79,7 @@ def op_table(profile: Profile) -> Table:
     shown = [op for op in profile.ops if op.seconds >= MIN_SHARE * whole]
     rest = [op for op in profile.ops if op.seconds < MIN_SHARE * whole]
     for op in shown:
-        speed = f"{op.weight_bytes / op.seconds / 1e9:.1f} GB/s" if op.weight_bytes else ""
+        speed = f"{significant(op.weight_bytes / op.seconds / 1e9)} GB/s" if op.weight_bytes else ""
         each = f"{1e6 * op.seconds / max(op.calls, 1):,.1f} us"
         table.add_row(op.name, f"{op.calls:,}", _ms(op.seconds), f"{100 * op.seconds / whole:.1f} %", each, speed)
     sums = [(f"{len(rest)} others", sum(op.calls for op in rest), sum(op.seconds for op in rest))] if rest else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vamc_compiler.stages import SilentReporter, StageFailedError, Stages
@@ -37,13 +39,24 @@ def test_stages_are_reported_in_order() -> None:
     assert list(stages.seconds) == ["trace", "import"]
 
 
-@pytest.mark.parametrize("error", [UserError("wrong"), OSError(28, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [UserError("wrong"), KeyboardInterrupt()])
 def test_what_is_not_our_bug_passes_through(error: BaseException) -> None:
     recorder = Recorder()
     with pytest.raises(type(error)) as caught, Stages(recorder).stage("weights"):
         raise error
     assert caught.value is error
     assert recorder.calls == [("begin", "weights")]
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [(OSError(28, "full"), "is full"), (MemoryError(), "memory"), (OSError(24, "many"), "open files")],
+)
+def test_a_lack_names_the_stage_and_the_disk(error: Exception, found: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=found) as caught, Stages(Recorder(), tmp_path / "new").stage("weights"):
+        raise error
+    assert "in the stage 'weights'" in caught.value.found and caught.value.__cause__ is error
+    assert str(tmp_path) in caught.value.found or not isinstance(error, OSError) or error.errno != 28
 
 
 def test_our_bug_names_its_stage() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,28 @@ def test_a_linker_that_fails_is_quoted(tmp_path: Path, executable: Any) -> None:
     script.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"-shared -o .*model\.so .* failed:\nno room for sections"):
         link_library(executable, tmp_path / "model.so", [str(script)])
+
+
+@pytest.mark.parametrize(
+    ("end", "number"),
+    [
+        ("echo 'ld: final link failed: No space left on device' >&2; exit 1", errno.ENOSPC),
+        ("echo 'ld.lld: error: cannot open output file: Disk quota exceeded' >&2; exit 1", errno.EDQUOT),
+        ("echo 'ld: memory exhausted' >&2; exit 1", errno.ENOMEM),
+        ("kill -BUS $$", errno.ENOSPC),
+        ("kill -XFSZ $$", errno.EFBIG),
+        ("kill -KILL $$", errno.ENOMEM),
+    ],
+)
+def test_what_the_linker_lacked_is_an_error_of_the_system(
+    tmp_path: Path, executable: Any, end: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "ld"
+    script.write_text(f"#!/bin/sh\n{end}\n")
+    script.chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        link_library(executable, tmp_path / "model.so", [str(script)])
+    assert caught.value.errno == number and caught.value.filename == str(tmp_path / "model.so")
+    assert not list((tmp_path / "temporary").iterdir())

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vamc_compiler.publish import check_place, staging
+from vamc_compiler.publish import check_place, remove_dead, staging
+from vamc_compiler.stages import SilentReporter
 from vamc_runtime import manifest
 from vamc_runtime.errors import UserError
 
@@ -182,3 +183,26 @@ def test_leftovers_are_found_whatever_the_name(tmp_path: Path, monkeypatch: pyte
     with staging(place) as folder:
         (folder / "manifest.json").write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".odd[name]*.building-{'9' * 40}", "odd[name]*"]
+
+
+def test_folders_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    dead, prefix = dead_pid(), ".vamc-verify-"
+    kept = [f"{prefix}{os.getppid()}-a", f"{prefix}abc", f"other-{dead}-x", f"{prefix}x{dead}-y"]
+    for name in (*kept, f"{prefix}{dead}-a", f"{prefix}{dead}-b"):
+        (tmp_path / name / "lib").mkdir(parents=True)
+    remove_dead(tmp_path, prefix)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_the_folder_is_told_before_it_is_filled(tmp_path: Path) -> None:
+    """Whoever watches the build removes it should the build die."""
+
+    class Watcher(SilentReporter):
+        def scratch(self, folder: Path) -> None:
+            assert not folder.exists()
+            told.append(folder)
+
+    told: list[Path] = []
+    with staging(tmp_path / "demo", Watcher()) as folder:
+        (folder / "manifest.json").touch()
+        assert told == [folder]

@@ -28,17 +28,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "baichuan 7B": {
         **_SIZES,
         "model_type": "baichuan",
+        "z_loss_weight": 0,  # says that it is Baichuan2
         "num_attention_heads": 6,
         "max_position_embeddings": 128,
     },
     "baichuan 13B": {
         **_SIZES,
         "model_type": "baichuan",
+        "z_loss_weight": 0,  # says that it is Baichuan2
         "num_attention_heads": 6,
         "model_max_length": 128,
     },
 }
 FAMILIES = tuple(CONFIGS)
+FIRST_BAICHUAN: dict[str, Any] = {"z_loss_weight": None, "architectures": ["BaiChuanForCausalLM"]}
+"""Changes that make a Baichuan2 one of the first generation, with a plain head."""
 
 
 def write_config(directory: Path, family: str, **changes: Any) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
-import pytest
 import yaml
+from documents import vamc_arguments
 
 from vamc_runtime.cli import build_parser
 
@@ -19,13 +17,7 @@ STEPS = WORKFLOW["jobs"]["verify"]["steps"]
 def commands(text: str) -> list[list[str]]:
     """The `vamc` commands in shell text, each from its name on."""
     lines = text.replace("\\\n", " ").splitlines()
-    return [
-        words[1:]
-        for line in lines
-        if not line.lstrip().startswith(("#", "$"))
-        and (found := re.search(r"(?:\.venv/bin/)?\bvamc (compile|verify|inspect|run|check) .*", line))
-        for words in [shlex.split(found[0].partition(" | ")[0], comments=True)]
-    ]
+    return [words for line in lines if (words := vamc_arguments(line)) is not None]
 
 
 def test_what_a_runner_needs_is_there() -> None:
@@ -46,12 +38,3 @@ def test_what_is_kept_is_what_the_commands_write() -> None:
     assert Path(kept["numerics"]) == verify.report
     assert Path(kept["runstream"]) == verify.target
     assert compile_.overrides == [f"workspace.path={verify.target.parent}", f"name={verify.target.name}"]
-
-
-@pytest.mark.parametrize("name", ["ci.md", "numerics.md"])
-def test_commands_in_the_documents_parse(name: str) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL)
-    found = [words for block in blocks for words in commands(block)]
-    assert found
-    for words in found:
-        build_parser().parse_args(words)

@@ -69,10 +69,22 @@ def rank_tensors(rank: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def write_rank(runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST) -> None:
-    """A rank's weight file."""
-    metadata = {"format": "vamc", "rank": str(rank), "ranks": str(num_ranks), "checkpoint": digest}
-    write_safetensors(runstream / f"rank_{rank}" / "params.safetensors", rank_tensors(rank), metadata)
+def write_rank(
+    runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST, *, step: str = "0" * 64, large: bool = False
+) -> None:
+    """A rank's weight file; a large one has more than 64 MiB, most of them in a last tensor `model.large`."""
+    metadata = {"format": "vamc", "rank": str(rank), "ranks": str(num_ranks), "checkpoint": digest, "step": step}
+    tensors = rank_tensors(rank)
+    if large:
+        tensors["model.large"] = np.zeros(65 << 20, np.int8)
+    write_safetensors(runstream / f"rank_{rank}" / "params.safetensors", tensors, metadata)
+
+
+def build_large(path: Path) -> Manifest:
+    """A runstream of one rank whose weights are hashed in pieces."""
+    manifest = build(path, parameters=(*rank_tensors(0), "model.large"))
+    write_rank(path, 0, 1, step=manifest.step_digest, large=True)
+    return write_manifest(path, manifest)
 
 
 def library(mcpu: str = "any", requires: Sequence[str] = (), machine: str | None = None) -> Library:
@@ -84,7 +96,7 @@ def library(mcpu: str = "any", requires: Sequence[str] = (), machine: str | None
 def make_manifest(**changes: Any) -> Manifest:
     """The manifest of the directory that `build` writes, with fields replaced; it lists no files."""
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         name="fake",
         model=ModelDescription(
             label="Fake",
@@ -105,9 +117,21 @@ def make_manifest(**changes: Any) -> Manifest:
         files={},
         toolchain={"apache-tvm-ffi": importlib.metadata.version("apache-tvm-ffi")},
         checkpoint=SourceCheckpoint(path="/checkpoints/fake", digest=DIGEST),
-        settings={"name": "fake", "frontend": {"shape": {"input_ids": [[8], [64]]}}},
+        settings={},
     )
-    return replace(manifest, **changes)
+    manifest = replace(manifest, **changes)
+    if "settings" in changes:
+        return manifest
+    limits = manifest.limits
+    shape = {"input_ids": [[limits.max_prefill_tokens], [limits.max_context_tokens]]}
+    return replace(manifest, settings={"name": manifest.name, "frontend": {"shape": shape}})
+
+
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a manifest with the digest that it should have: of itself without one, in the canonical form."""
+    rest = {key: content[key] for key in sorted(content) if key != "digest"}
+    text = json.dumps(rest, ensure_ascii=True, sort_keys=True, indent=None, separators=(",", ":"))
+    return {**rest, "digest": hashlib.sha256(text.encode("ascii")).hexdigest()}
 
 
 def write_manifest(path: Path, manifest: Manifest) -> Manifest:
@@ -116,7 +140,12 @@ def write_manifest(path: Path, manifest: Manifest) -> Manifest:
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.name != "manifest.json":
             content = file.read_bytes()
-            record = FileRecord(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            pieces = [content[begin : begin + (32 << 20)] for begin in range(0, len(content), 32 << 20)]
+            record = FileRecord(
+                num_bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                piece_sha256=tuple(hashlib.sha256(piece).hexdigest() for piece in pieces * (len(content) > 64 << 20)),
+            )
             files[str(file.relative_to(path))] = record
     complete = replace(manifest, files=files)
     (path / "manifest.json").write_text(complete.to_json(), encoding="utf-8")
@@ -131,5 +160,5 @@ def build(path: Path, **changes: Any) -> Manifest:
     for lib in manifest.libraries:
         (path / lib.file).write_bytes(f"code for {lib.mcpu}".encode())
     for rank in range(manifest.tensor_parallel):
-        write_rank(path, rank, manifest.tensor_parallel, manifest.checkpoint.digest)
+        write_rank(path, rank, manifest.tensor_parallel, manifest.checkpoint.digest, step=manifest.step_digest)
     return write_manifest(path, manifest)

@@ -175,12 +175,12 @@ def shown(table: object) -> str:
 def test_table_of_cases(results: list[Result]) -> None:
     text = shown(case_table(results, "int8"))
     assert "prefill 20" in text and "decode 2 x 16" in text
-    assert "int8 16 GOP/s" in text and "0 MB at" in text
+    assert "int8 16.0 GOP/s" in text and "0.00200 MB at" in text
 
 
 def test_table_of_operations() -> None:
     lines = shown(op_table(PROFILE)).splitlines()
-    assert "linear_4x4" in lines[1] and "66.7 %" in lines[1] and "2.0 GB/s" in lines[1]
+    assert "linear_4x4" in lines[1] and "66.7 %" in lines[1] and "2.00 GB/s" in lines[1]
     assert "1 others" in lines[2]
     assert "between operations" in lines[3] and "33.2 %" in lines[3]
 

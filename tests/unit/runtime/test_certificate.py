@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fake_runstream as fake
 import numpy as np
 import pytest
-from fake_certificate import make_certificate
+from fake_certificate import add_certificate, make_certificate
 
 from vamc_runtime.certificate import (
     SCHEMA_VERSION,
@@ -20,9 +22,12 @@ from vamc_runtime.certificate import (
     Golden,
     golden_of,
     log_probabilities_at,
+    parse_certificate,
     read_certificate,
 )
 from vamc_runtime.errors import UserError
+from vamc_runtime.records import build_record
+from vamc_runtime.runstream import open_runstream
 
 GOLDEN = Golden(
     token_ids=(3, 1),
@@ -38,7 +43,7 @@ CONTENT: dict[str, Any] = json.loads(SAMPLE.to_json())
 def read(folder: Path, content: Any) -> Certificate | None:
     text = content if isinstance(content, (str, bytes)) else json.dumps(content)
     (folder / "numerics.json").write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_certificate(folder)
+    return parse_certificate((folder / "numerics.json").read_bytes(), folder / "numerics.json")
 
 
 def changed(*place: str | int, value: Any) -> dict[str, Any]:
@@ -59,7 +64,8 @@ class TestFile:
         assert read(tmp_path, certificate.to_json()) == certificate
 
     def test_absent(self, tmp_path: Path) -> None:
-        assert read_certificate(tmp_path) is None
+        fake.build(tmp_path)
+        assert read_certificate(open_runstream(tmp_path)) is None
 
     def test_whole_numbers_are_figures_too(self, tmp_path: Path) -> None:
         found = read(tmp_path, changed("figures", 0, "value", value=0))
@@ -72,10 +78,19 @@ class TestFile:
             read(tmp_path, text)
         assert "compile" in caught.value.fix
 
-    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
-        (tmp_path / "numerics.json").mkdir()
-        with pytest.raises(UserError, match="cannot be read"):
-            read_certificate(tmp_path)
+    def test_one_that_the_manifest_does_not_list(self, tmp_path: Path) -> None:
+        fake.build(tmp_path)
+        (tmp_path / "numerics.json").write_text(SAMPLE.to_json(), encoding="utf-8")
+        assert read_certificate(open_runstream(tmp_path)) is None
+
+    def test_changed_after_opening(self, tmp_path: Path) -> None:
+        add_certificate(tmp_path, fake.build(tmp_path), SAMPLE)
+        opened, later = open_runstream(tmp_path), open_runstream(tmp_path)
+        assert read_certificate(opened) == SAMPLE
+        (tmp_path / "numerics.json").write_text("{}")
+        assert read_certificate(opened) == SAMPLE, "read once"
+        with pytest.raises(UserError, match=r"numerics\.json is damaged"):
+            read_certificate(later)
 
     def test_newer(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"schema version {SCHEMA_VERSION + 1}") as caught:
@@ -125,10 +140,6 @@ class TestFile:
     @pytest.mark.parametrize(
         ("place", "value", "message"),
         [
-            (("figures", 0, "value"), math.nan, "mean KL of original -> patched is nan"),
-            (("figures", 0, "limit"), math.inf, "the limit of mean KL of original -> patched is inf"),
-            (("golden", "tolerance"), math.nan, "golden.tolerance is nan"),
-            (("golden", "log_probabilities", 1, 1), -math.inf, "a golden log-probability is -inf"),
             (("golden", "top_ids", 1), [], "golden has"),
             (("golden", "top_ids"), [[4, 2]], "golden has likeliest tokens for 1 positions, and 2 tokens"),
             (("golden", "log_probabilities", 1), [-1.0], "one log-probability for each"),
@@ -141,6 +152,22 @@ class TestFile:
         with pytest.raises(UserError) as caught:
             read(tmp_path, changed(*place, value=value))
         assert caught.value.found.startswith(str(tmp_path / "numerics.json")) and message in caught.value.found
+
+    @pytest.mark.parametrize(
+        ("place", "value", "message"),
+        [
+            (("figures", 0, "value"), math.nan, "mean KL of original -> patched is nan"),
+            (("figures", 0, "limit"), math.inf, "the limit of mean KL of original -> patched is inf"),
+            (("golden", "tolerance"), math.nan, "golden.tolerance is nan"),
+            (("golden", "log_probabilities", 1, 1), -math.inf, "a golden log-probability is -inf"),
+        ],
+    )
+    def test_not_finite(self, tmp_path: Path, place: tuple[str | int, ...], value: float, message: str) -> None:
+        content = changed(*place, value=value)
+        with pytest.raises(UserError, match=r"cannot be read: it has (NaN|-?Infinity), which is not JSON"):
+            read(tmp_path, content)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            build_record(Certificate, content, "numerics.json")
 
 
 class TestFigure:

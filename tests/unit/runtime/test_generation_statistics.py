@@ -24,7 +24,8 @@ def test_summary_line() -> None:
     statistics.add_step(512, 0, 0.31)
     statistics.add_step(0, 64, 1.2)
     assert (
-        statistics.summary_line() == "prefill 512 tokens in 0.31 s (1652 tok/s), decode 64 tokens in 1.2 s (53 tok/s)"
+        statistics.summary_line()
+        == "prefill 512 tokens in 0.31 s (1,652 tok/s), decode 64 tokens in 1.2 s (53.3 tok/s)"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,21 @@ from hypothesis import strategies as st
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import SCHEMA_VERSION, FileRecord, KVCacheLayout, Manifest, hash_file, read_manifest
+from vamc_runtime.records import build_record
 
 SAMPLE = fake.make_manifest(
     libraries=(fake.library("x86-64-v3", ["avx2"]), fake.library("znver4", ["avx2", "avx512f"])),
-    files={"lib/model.znver4.so": FileRecord(num_bytes=12, sha256="00ff")},
+    files={
+        name: FileRecord(num_bytes=number, sha256=f"{number:064x}")
+        for number, name in enumerate(
+            ("lib/libtvm_runtime.so", "lib/model.x86-64-v3.so", "lib/model.znver4.so", "rank_0/params.safetensors")
+        )
+    }
+    | {"lib/large": FileRecord(num_bytes=(64 << 20) + 1, sha256="ab" * 32, piece_sha256=("cd" * 32,) * 3)},
+    settings={"runtime": {"huge_pages": "on"}},
 )
 CONTENT: dict[str, Any] = json.loads(SAMPLE.to_json())
+DIGEST = CONTENT.pop("digest")
 FREE = ("settings", "files", "toolchain")  # their keys are data: any set of them is valid
 
 Place = tuple[str | int, ...]
@@ -64,6 +72,8 @@ def at(place: Place) -> Any:
 
 
 def error_of(folder: Path, content: Any) -> UserError:
+    if isinstance(content, dict) and len(content) > 2:
+        content = fake.with_digest(content)  # so that what is wrong is what it says
     text = content if isinstance(content, (str, bytes)) else json.dumps(content)
     data = text.encode() if isinstance(text, str) else text
     (folder / "manifest.json").write_bytes(data)
@@ -79,6 +89,7 @@ FIELDS = [place for place in ALL if isinstance(place[-1], str) and place[-2:-1] 
 
 def test_the_places_are_all_there() -> None:
     assert ("libraries", 1, "requires", 0) in ALL and ("files", "lib/model.znver4.so", "sha256") in ALL
+    assert ("digest",) not in ALL
     assert len(FIELDS) > 40
 
 
@@ -100,9 +111,9 @@ MANIFESTS = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(manifest=MANIFESTS)
 def test_any_manifest_round_trips(manifest: Manifest) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-        assert read_manifest(Path(folder)) == manifest
+    content = json.loads(manifest.to_json())
+    assert content == fake.with_digest(content)
+    assert build_record(Manifest, content, "manifest.json") == manifest
 
 
 def test_text_beyond_ascii_is_written_as_it_is() -> None:
@@ -146,7 +157,7 @@ def test_wrong_type(tmp_path: Path, place: Place) -> None:
 
 def test_quantization_may_be_absent(tmp_path: Path) -> None:
     content = changed(("precision", "quantization"), None)
-    (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "manifest.json").write_text(json.dumps(fake.with_digest(content)), encoding="utf-8")
     assert read_manifest(tmp_path).precision.quantization is None
 
 
@@ -171,7 +182,7 @@ def test_not_a_manifest(tmp_path: Path, text: str | bytes, found: str) -> None:
 @pytest.mark.parametrize("version", [0, -1, "1", None, [1]])
 def test_older_schema(tmp_path: Path, version: Any) -> None:
     error = error_of(tmp_path, changed(("schema_version",), version))
-    assert f"schema version {version}" in error.found
+    assert f"schema version {version!r}" in error.found
     assert f"version {SCHEMA_VERSION}" in error.expected
     assert error.fix == "compile the runstream again with this version"
 
@@ -185,7 +196,7 @@ def test_newer_schema(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_ignored(tmp_path: Path) -> None:
     content = changed(("note",), "from a later version of the same schema")
-    (tmp_path / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "manifest.json").write_text(json.dumps(fake.with_digest(content)), encoding="utf-8")
     assert read_manifest(tmp_path) == SAMPLE
 
 

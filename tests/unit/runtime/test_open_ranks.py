@@ -9,7 +9,6 @@ from typing import Any
 import fake_runstream as fake
 import pytest
 
-from vamc_runtime import runstream as runstream_module
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import RankPlace
 from vamc_runtime.ranks import open as subject
@@ -129,14 +128,15 @@ class TestCheckedBeforeLoading:
         (tmp_path / "lib/model.any.so").write_bytes(b"CODE for any")
         self.refused(tmp_path, loaded, "lib/model.any.so is damaged")
 
-    def test_verify_hash_looks_at_large_files_too(
-        self, tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(runstream_module, "SMALL_FILE_BYTES", 1)
-        fake.build(tmp_path)
-        (tmp_path / "lib/model.any.so").write_bytes(b"CODE for any")
-        self.refused(tmp_path, loaded, "lib/model.any.so is damaged", verify_hash=True)
-        open_it(tmp_path)
+    def test_verify_hash_looks_at_large_files_too(self, tmp_path: Path, loaded: Loaded) -> None:
+        fake.build_large(tmp_path)
+        weights = tmp_path / "rank_0/params.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[40 << 20] ^= 1
+        weights.write_bytes(content)
+        found = r"params\.safetensors is damaged.* from byte 33554432"
+        self.refused(tmp_path, loaded, found, verify_hash=True)
+        open_it(tmp_path)  # whoever loads them looks at them
         assert len(loaded) == 1
 
     def test_other_toolchain(self, tmp_path: Path, loaded: Loaded) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_runstream as fake
+import numpy as np
 import pytest
 
+from vamc_runtime import amx_check, file_content
 from vamc_runtime import runstream as subject
 from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import Limits
 from vamc_runtime.runstream import (
     check_hashes,
     check_rank_weights,
@@ -95,22 +101,38 @@ class TestHashes:
         assert f"{path / name} is damaged" in caught.value.found
         assert "copy the runstream again" in caught.value.fix
 
-    def test_large_files_only_when_asked(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        change_byte(path / WEIGHTS_1)
-        size = (path / WEIGHTS_1).stat().st_size
-        runstream = open_runstream(path)
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size - 1)
+    def test_large_weights_when_asked_else_by_whoever_loads_them(self, tmp_path: Path) -> None:
+        fake.build_large(tmp_path)
+        change_byte(tmp_path / WEIGHTS_0, 35 << 20)
+        runstream = open_runstream(tmp_path)
         check_hashes(runstream, everything=False)
-        with pytest.raises(UserError, match=WEIGHTS_1):
+        with pytest.raises(UserError, match=rf"{WEIGHTS_0} is damaged.* 32 MiB from byte 33554432") as caught:
             check_hashes(runstream, everything=True)
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", size)
-        with pytest.raises(UserError, match=WEIGHTS_1):
-            check_hashes(runstream, everything=False)
+        assert "copy the runstream again" in caught.value.fix
 
-    def test_small_files_also_beside_large_ones(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        change_byte(path / "lib/model.any.so")
-        monkeypatch.setattr(subject, "SMALL_FILE_BYTES", 100)
+    def test_small_files_also_beside_large_ones(self, tmp_path: Path) -> None:
+        fake.build_large(tmp_path)
+        change_byte(tmp_path / "lib/model.any.so")
         with pytest.raises(UserError, match=r"lib/model\.any\.so"):
+            check_hashes(open_runstream(tmp_path), everything=False)
+
+    def test_large_files_that_are_no_weights_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        path = tmp_path / "r"
+        fake.build(path)
+        large = path / "lib/large.bin"
+        large.write_bytes(bytes(65 << 20))
+        os.utime(large, (1e9, 1e9))
+        fake.write_manifest(path, fake.make_manifest())
+        runstream = open_runstream(path)
+        monkeypatch.setattr(file_content, "SETTLED_SECONDS", -1.0)  # its ctime is now, whatever its mtime is
+        check_hashes(runstream, everything=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(file_content, "_hash_piece", lambda *arguments: pytest.fail("hashed again"))
+            check_hashes(open_runstream(path), everything=False)
+        with large.open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(UserError, match=r"large\.bin is damaged.* from byte 0"):
             check_hashes(open_runstream(path), everything=False)
 
     def test_content_beyond_one_block(self, tmp_path: Path) -> None:
@@ -162,15 +184,52 @@ class TestRankWeights:
         with pytest.raises(UserError, match=f"holds the weights of {key} None"):
             check_rank_weights(open_runstream(path), 0)
 
-    def test_missing_tensor(self, path: Path) -> None:
-        tensors = fake.rank_tensors(0)
-        del tensors["model.head.scale"]
+    @pytest.mark.parametrize(
+        ("names", "found"),
+        [
+            (["model.embed.weight", "model.head.weight"], "lacks 'model.head.scale'"),
+            (
+                ["model.embed.weight", "model.head.scale", "model.head.weight"],
+                "the tensor 'model.head.scale' where",
+            ),
+            (["other", *fake.rank_tensors(0)], "has the tensor 'other' where manifest.json has 'model.embed.weight'"),
+            ([*fake.rank_tensors(0), "other"], "has the tensor 'other' where manifest.json has None"),
+        ],
+    )
+    def test_other_tensors_than_the_step_takes(self, path: Path, names: list[str], found: str) -> None:
+        """The step takes them by their place: another order is other weights."""
+        tensors = {"other": np.zeros(3, np.int8), **fake.rank_tensors(0)}
         metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
-        fake.write_safetensors(path / WEIGHTS_0, tensors, metadata)
+        fake.write_safetensors(path / WEIGHTS_0, {name: tensors[name] for name in names}, metadata)
         fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
         with pytest.raises(UserError) as caught:
             check_rank_weights(open_runstream(path), 0)
-        assert caught.value.found == f"{path / WEIGHTS_0} lacks model.head.scale"
+        assert found in caught.value.found and str(path / WEIGHTS_0) in caught.value.found
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"limits": Limits(max_prefill_tokens=16, max_context_tokens=64)},
+            {"limits": Limits(max_prefill_tokens=8, max_context_tokens=128)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, page_tokens=8)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, head_dim=16)},
+            {"model": replace(fake.make_manifest().model, vocab_size=401)},
+            {"precision": replace(fake.make_manifest().precision, activations="int8")},
+        ],
+    )
+    def test_weights_of_another_step(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        """Compiled code would read memory that is not there."""
+        fake.build(tmp_path)
+        fake.write_manifest(tmp_path, fake.make_manifest(**change))
+        with pytest.raises(UserError, match="holds weights for another step than"):
+            check_rank_weights(open_runstream(tmp_path), 0)
+
+    def test_tensors_that_are_not_aligned(self, path: Path) -> None:
+        metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
+        fake.write_safetensors(path / WEIGHTS_0, fake.rank_tensors(0), metadata, alignment=8)
+        fake.write_manifest(path, fake.make_manifest(tensor_parallel=2))
+        with pytest.raises(UserError, match="does not begin at a multiple of 64 bytes"):
+            check_rank_weights(open_runstream(path), 0)
 
 
 @pytest.fixture
@@ -180,6 +239,13 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(subject, "cpu_features", lambda: frozenset(features))
     monkeypatch.setattr(subject, "cpu_model", lambda: "Test CPU 3000")
     return features
+
+
+@pytest.fixture(autouse=True)
+def untried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library was tried by this process, or before on this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    amx_check.find_mistake_once.cache_clear()
 
 
 LIBRARIES = (
@@ -213,6 +279,7 @@ class TestLibrary:
     ) -> None:
         cpu.update({"avx512f", "avx512_vnni", "amx_tile", "amx_int8"})
         monkeypatch.setattr(subject, "request_amx", lambda: granted)
+        monkeypatch.setattr(amx_check, "find_mistake", lambda *_: "")
         tiles = fake.library("sapphirerapids", ["avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"])
         fake.build(tmp_path, libraries=(*LIBRARIES, tiles))
         assert choose_library(open_runstream(tmp_path)).mcpu == chosen
@@ -223,8 +290,50 @@ class TestLibrary:
         cpu.update({"amx_tile", "amx_int8"})
         monkeypatch.setattr(subject, "request_amx", lambda: False)
         fake.build(tmp_path, libraries=(fake.library("sapphirerapids", ["amx_tile", "amx_int8"]),))
-        with pytest.raises(UserError, match="sapphirerapids needs amx_int8, amx_tile"):
+        with pytest.raises(UserError, match="sapphirerapids needs AMX: Linux does not grant it to this process"):
             choose_library(open_runstream(tmp_path))
+
+    def test_amx_only_where_its_products_are_right(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Listed and granted, yet wrong: the next best library; right once, it is not tried again."""
+        cpu.update({"avx512f", "avx512_vnni", "amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: True)
+        tried: list[tuple[Path, Path]] = []
+        mistake = "ended by SIGILL"
+
+        def find_mistake(vm: Path, library: Path, requires: object) -> str:
+            tried.append((vm, library))
+            return mistake
+
+        monkeypatch.setattr(amx_check, "find_mistake", find_mistake)
+        tiles = fake.library("sapphirerapids", ["avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"])
+        fake.build(tmp_path / "r", libraries=(*LIBRARIES, tiles))
+        runstream = open_runstream(tmp_path / "r")
+        for _ in range(2):
+            assert choose_library(runstream).mcpu == "znver4"
+            amx_check.find_mistake_once.cache_clear()  # the next process: a failure is not remembered
+        assert "not using the library for sapphirerapids" in caplog.text and mistake in caplog.text
+        assert tried == 2 * [(tmp_path / "r/lib/libtvm_runtime.so", tmp_path / "r/lib/model.sapphirerapids.so")]
+        mistake = ""
+        for _ in range(2):
+            assert choose_library(runstream).mcpu == "sapphirerapids"
+            amx_check.find_mistake_once.cache_clear()
+        assert len(tried) == 3
+        monkeypatch.setattr(amx_check, "boot_id", lambda: "after a restart, or another machine with the same home")
+        mistake = "12 of 99 results of bf16 products are wrong"
+        assert choose_library(runstream).mcpu == "znver4"
+
+    def test_amx_is_wrong_and_nothing_else_there(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu.update({"amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: True)
+        monkeypatch.setattr(amx_check, "find_mistake", lambda *_: "it could not be tried: no memory")
+        fake.build(tmp_path, libraries=(fake.library("sapphirerapids", ["amx_tile", "amx_int8"]),))
+        with pytest.raises(UserError, match="sapphirerapids needs AMX: it could not be tried") as caught:
+            choose_library(open_runstream(tmp_path))
+        assert "backend.target.mcpu" in caught.value.fix
 
     def test_amx_is_not_asked_for_in_vain(self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
         cpu.add("amx_tile")

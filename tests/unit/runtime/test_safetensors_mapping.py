@@ -63,9 +63,10 @@ def test_bfloat16_is_its_bits(tmp_path: Path, views: Views) -> None:
     assert tensor.dtype == np.uint16 and tensor.tolist() == [0x3F80, 0xBF80]
 
 
-def test_a_type_of_a_later_version(path: Path, views: Views) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"F16"', b'"F4Q"', 1))
-    with pytest.raises(UserError, match=r"half in .* has type F4Q"):
+def test_a_type_that_compiled_code_does_not_take(tmp_path: Path, views: Views) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(file_of({"half": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}, 8))
+    with pytest.raises(UserError, match=r"'half' in .* has type I64"):
         dict(views(path))
 
 
@@ -135,8 +136,114 @@ def test_garbage(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         read_header(path)
-    assert caught.value.found == f"{path} is no safetensors file"
-    assert "copy or compile" in caught.value.fix
+    assert caught.value.found == f"{path} is damaged: it is not a safetensors file"
+    assert "copy the file again" in caught.value.fix
+
+
+GOOD: dict[str, Any] = {
+    "a": {"dtype": "F16", "shape": [3, 2], "data_offsets": [0, 12]},
+    "b": {"dtype": "I8", "shape": [], "data_offsets": [12, 13]},
+    "none": {"dtype": "F32", "shape": [0, 7], "data_offsets": [13, 13]},
+    "c": {"dtype": "F32", "shape": [1], "data_offsets": [13, 17]},
+}
+
+
+def file_of(header: Any, num_bytes: int = 17) -> bytes:
+    text = header if isinstance(header, str) else json.dumps(header)
+    return len(text.encode()).to_bytes(8, "little") + text.encode() + b"\x01" * num_bytes
+
+
+def changed(name: str, **fields: Any) -> dict[str, Any]:
+    return {**GOOD, name: {**GOOD[name], **fields}}
+
+
+class TestDamagedHeaders:
+    """Every one is a header that a mapping would take for memory it is not."""
+
+    def error_of(self, tmp_path: Path, content: bytes) -> str:
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read_header(path)
+        assert caught.value.found.startswith(f"{path} is damaged: ") and caught.value.fix
+        return caught.value.found.removeprefix(f"{path} is damaged: ")
+
+    def test_the_good_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(file_of(GOOD))
+        header = read_header(path)
+        assert list(header.tensors) == list(GOOD)
+        for name, entry in GOOD.items():
+            found = header.tensors[name]
+            assert [found.dtype, list(found.shape), [found.begin, found.end]] == list(entry.values())
+
+    @pytest.mark.parametrize(
+        ("header", "found"),
+        [
+            (changed("a", dtype="F17"), "has the type 'F17'"),
+            (changed("a", dtype=["F16"]), "has the type ['F16']"),
+            (changed("a", dtype="F32"), "lies in 12 bytes"),
+            (changed("a", shape=[3, 3]), "lies in 12 bytes"),
+            (changed("a", shape=[-3, -2]), "has the shape [-3, -2]"),
+            (changed("a", shape=[3.0, 2]), "has the shape [3.0, 2]"),
+            (changed("a", shape=[3, True]), "has the shape [3, True]"),
+            (changed("a", shape=6), "has the shape 6"),
+            (changed("a", shape=[1] * 70 + [6]), "has the shape"),
+            (changed("a", shape=[2**62, 2**62]), "lies in 12 bytes"),
+            (changed("a", data_offsets=[0, 13]), "lies in 13 bytes"),
+            (changed("a", data_offsets=[12, 0]), "lies in -12 bytes"),
+            (changed("a", data_offsets=[-12, 0]), "has the data_offsets [-12, 0]"),
+            (changed("a", data_offsets=[0, 12, 12]), "has the data_offsets"),
+            (changed("a", data_offsets=None), "has the data_offsets None"),
+            (changed("c", data_offsets=[12, 16]), "begins at byte 12 of the data, not 13"),
+            (changed("c", data_offsets=[14, 18]), "begins at byte 14 of the data, not 13"),
+            (changed("b", extra=1), "not dtype, shape and data_offsets"),
+            ({**GOOD, "d": {"dtype": "I8"}}, "not dtype, shape and data_offsets"),
+            ({**GOOD, "d": [1]}, "not dtype, shape and data_offsets"),
+            ({name: GOOD[name] for name in ("a", "b")}, "end at byte 13 of 17"),
+            ({name: GOOD[name] for name in ("b", "c")}, "begins at byte 12 of the data, not 0"),
+            ({**GOOD, "d": GOOD["c"]}, "begins at byte 13 of the data, not 17"),
+            ({**GOOD, "__metadata__": {"rank": 0}}, "not an object of texts"),
+            ({**GOOD, "__metadata__": ["rank"]}, "not an object of texts"),
+            (json.dumps(GOOD)[:-1] + ', "a": ' + json.dumps(GOOD["a"]) + "}", "the key 'a' appears twice"),
+            (json.dumps(GOOD).replace("12", "1" * 5000, 1), "a number of 5000 digits"),
+            (json.dumps(GOOD).replace("12", "NaN", 1), "NaN"),
+            (json.dumps(GOOD)[:-1] + ', "a\\ud800": 1}', "half of a surrogate pair"),
+            (json.dumps(GOOD)[:-1] + ', "d": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested more than"),
+            (json.dumps(GOOD)[:-1], "Expecting"),
+        ],
+    )
+    def test_one_value(self, tmp_path: Path, header: Any, found: str) -> None:
+        assert found in self.error_of(tmp_path, file_of(header))
+
+    @pytest.mark.parametrize("change", [-1, 1, -17])
+    def test_a_file_of_another_size(self, tmp_path: Path, change: int) -> None:
+        assert "its tensors end at byte 17" in self.error_of(tmp_path, file_of(GOOD, 17 + change))
+
+    def test_bits(self, tmp_path: Path) -> None:
+        """A flipped bit in the header is refused, or changes nothing but names and what is empty."""
+        content = file_of(GOOD)
+        length = int.from_bytes(content[:8], "little")
+        path = tmp_path / "weights.safetensors"
+        stored = [entry for entry in GOOD.values() if 0 not in entry["shape"]]
+        shapes = [(entry["dtype"], entry["shape"], entry["data_offsets"]) for entry in stored]
+        num_accepted = 0
+        for bit in range(8 * (8 + length)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            try:
+                header = read_header(path)
+            except UserError:
+                continue
+            num_accepted += 1
+            found = [(e.dtype, list(e.shape), [e.begin, e.end]) for e in header.tensors.values() if 0 not in e.shape]
+            assert found == shapes or set(header.tensors) - set(GOOD), f"bit {bit}"
+        assert num_accepted < 100
+
+    def test_a_file_that_is_gone(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="cannot be read: No such file"):
+            read_header(tmp_path / "weights.safetensors")
 
 
 def test_a_huge_length_is_not_read(tmp_path: Path) -> None:

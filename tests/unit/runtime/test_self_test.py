@@ -125,8 +125,11 @@ class TestWhen:
     def test_damaged_certificate(self, make: Make) -> None:
         runstream = make()
         (runstream.path / "numerics.json").write_text("{")
-        with pytest.raises(UserError, match=r"numerics\.json cannot be read"):
+        with pytest.raises(UserError, match=r"numerics\.json is damaged"):
             check(FakeRanks(runstream))
+        fake.write_manifest(runstream.path, runstream.manifest)
+        with pytest.raises(UserError, match=r"numerics\.json cannot be read"):
+            check(FakeRanks(open_runstream(runstream.path)))
 
 
 class TestMemory:

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vamc_compiler.terminal import mark
 from vamc_compiler.verify.report.figures import (
     clean,
     exceeded,
@@ -57,12 +58,6 @@ def _print_heading(report: VerificationReport, console: Console) -> None:
     console.print(Text(clean(f"reference: {report.reference or 'none'}")))
 
 
-def _mark(passed: bool, console: Console) -> Text:
-    """A tick or a cross; `+` and `X` where the output cannot show them."""
-    symbols = ("✓", "✗") if console.encoding.lower().startswith("utf") else ("+", "X")
-    return Text(symbols[not passed], style="green" if passed else "bold red")
-
-
 def _print_comparisons(report: VerificationReport, console: Console) -> None:
     """One line for each comparison; two where the console is too narrow for that."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -96,7 +91,7 @@ def _cells(pair: PairResult, console: Console) -> tuple[Text, Text, Text, Text]:
     """Mark, name, mean KL and same top token."""
     metrics = pair.metrics
     return (
-        _mark(pair.passed, console),
+        mark(pair.passed, console),
         Text(clean(f"{pair.before} -> {pair.after}, {pair.check}")),
         Text(figure(metrics.kl_mean) if metrics else ""),
         Text(share(metrics.same_top) if metrics else ""),

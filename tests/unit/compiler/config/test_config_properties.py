@@ -127,7 +127,7 @@ FULL = {
         "type": "huggingface",
         "checkpoint": "model",
         "shape": {"input_ids": [[256], [1024]]},
-        "model_kwargs": {"tp": 2, "b2s": True, "model_arch": "vacc", "align_qkv": True},
+        "model_kwargs": {"tp": 2, "b2s": True, "model_arch": "vacc", "align_qkv": True, "norm_head": True},
         "quantize": {"type": "w8a16_gptq", "lm_head": True, "device": "cpu", "calib_args": {"true_sequential": True}},
     },
     "backend": {

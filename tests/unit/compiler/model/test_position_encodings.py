@@ -93,8 +93,8 @@ def test_an_unknown_scaling_is_refused() -> None:
 @pytest.mark.parametrize(("kind", "missing"), [("linear", "factor"), ("llama3", "low_freq_factor"), ("yarn", "factor")])
 def test_a_scaling_without_its_number_is_refused(kind: str, missing: str) -> None:
     scaling = {key: value for key, value in SCALINGS[kind].items() if key != missing}
-    with pytest.raises(UserError, match=f"rope_type '{kind}' without '{missing}'"):
-        load("rotary.py").rotary_frequencies(config_of(rope_scaling=scaling))
+    with pytest.raises(UserError, match=rf"lacks 'rope_scaling\.{missing}'"):
+        config_of(rope_scaling=scaling)
 
 
 def test_slopes_of_powers_of_two() -> None:

@@ -24,8 +24,13 @@ def damage_weight(runstream: Path, name: str, damage: Damage, rank: int = 0) -> 
     file = np.memmap(runstream / key, np.uint8, "r+")
     damage(dict(tensor_views(read_header(runstream / key), file))[name])
     file.flush()
+    record_again(runstream, key)
+
+
+def record_again(runstream: Path, key: str) -> None:
+    """Let the manifest's record of a file fit what lies there."""
     manifest = read_manifest(runstream)
-    record = FileRecord(num_bytes=len(file), sha256=hash_file(runstream / key))
+    record = FileRecord(num_bytes=(runstream / key).stat().st_size, sha256=hash_file(runstream / key))
     fitting = dataclasses.replace(manifest, files={**manifest.files, key: record})
     (runstream / "manifest.json").write_text(fitting.to_json(), encoding="utf-8")
 

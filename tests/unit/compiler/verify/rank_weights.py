@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tiny_models import tiny_source
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
-from vamc_compiler.trace.rank_module import build_rank, list_parameters
+from vamc_compiler.trace import rank_module
 from vamc_compiler.verify.weights import WeightProblem, WeightsCheck, check_weights
 from vamc_compiler.weights.checkpoint import Checkpoint, open_checkpoint
 from vamc_compiler.weights.writer import plan_rank_file, write_rank_files
@@ -35,12 +34,7 @@ Ranks = list[list[ParameterSpec]]
 
 
 def list_ranks(directory: Path, family: str, num_ranks: int, precision: ModelPrecision, **changes: object) -> Ranks:
-    source = tiny_source(directory, family, **changes)
-    with FakeTensorMode():
-        return [
-            list_parameters(build_rank(source, source.config.for_rank(rank, num_ranks), precision))
-            for rank in range(num_ranks)
-        ]
+    return rank_module.list_ranks(tiny_source(directory, family, **changes), num_ranks, precision)
 
 
 def full_shape(spec: ParameterSpec, origin: FromCheckpoint, columns: int) -> tuple[int, ...]:

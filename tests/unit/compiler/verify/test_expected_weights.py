@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 from rank_weights import make_build, write_files
+from safetensors.numpy import save_file
+from tiny_models import FIRST_BAICHUAN
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
 from vamc_compiler.sharding import Piece, shard_evenly
 from vamc_compiler.verify import expected_weights
+from vamc_compiler.verify.expected_weights import CheckpointRows
+from vamc_compiler.verify.stored_weights import as_floats
 from vamc_compiler.weights import shards
+from vamc_compiler.weights.checkpoint import open_checkpoint
 from vamc_runtime.errors import UserError
 
 LAYER = "model.layers.1"
@@ -50,7 +55,7 @@ def test_a_normalised_row_may_differ_in_the_last_place_only(tmp_path: Path, prec
 
 
 def test_other_rows_must_be_exact(tmp_path: Path) -> None:
-    build = make_build(tmp_path, "baichuan 7B", 1, vocab_size=64000)  # Baichuan 1: the head is not normalised
+    build = make_build(tmp_path, "baichuan 7B", 1, **FIRST_BAICHUAN)  # its head is not normalised
     with build.edit(0, "lm_head.weight") as packed:
         packed.view(np.uint16)[0, 0, 0] += 1
     assert build.only_problem().num_different == 1
@@ -149,3 +154,34 @@ def test_evenly_split_columns_reassemble(tmp_path: Path) -> None:
         shard = shard_evenly(1, 20, rank, 3) if rank < 3 else shard_evenly(1, 20, 2, 3)
         ranks.append([ParameterSpec(name, (24, 7), "float16", FromCheckpoint(name, shard))])
     assert write_files(tmp_path / "other", ranks, build.checkpoint).check().passed
+
+
+def test_every_float16_is_widened_and_rounded_as_numpy_does() -> None:
+    """Torch does it in verification; numpy, which the writer uses, says what is right."""
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    with np.errstate(invalid="ignore"):
+        expected = patterns.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(as_floats(patterns, "float16"), expected)
+    frozen = patterns.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(as_floats(frozen, "float16"), expected)
+    # Every bfloat16 there is, and numbers on and around the ties between float16 numbers.
+    wide = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    finite = np.sort(expected[np.isfinite(expected)])
+    ties = (finite[1:] + finite[:-1]) / 2
+    every: list[Any] = [wide[~np.isnan(wide)], ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)]
+    for values in every:
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16).view(np.uint16)
+        np.testing.assert_array_equal(expected_weights._round(values[None], "float16")[0], rounded)
+
+
+@pytest.mark.parametrize("size", [1e-45, 2.6e-43, 1e-40, 1e-31, 1e-28, 1.0, 3e38])
+def test_rows_of_every_size_quantize_within_127(size: float, tmp_path: Path) -> None:
+    """The scale of denormal rows is so coarse that a quotient may be 190."""
+    values = (np.linspace(-1, 1, 33, dtype=np.float64) * size).astype(np.float32)
+    save_file({"w": values[None]}, tmp_path / "model.safetensors")
+    source = open_checkpoint(tmp_path).tensors["w"]
+    block = CheckpointRows(source, FromCheckpoint("w", None, ("quantize_rows",)), "int8").block(0, 1)
+    scales = shards.row_scales(values[None])
+    np.testing.assert_array_equal(block.bits, shards.quantize_rows(values[None], scales))

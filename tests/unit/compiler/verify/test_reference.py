@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from stage_checks import is_offloaded
-from tiny_models import write_config
+from tiny_models import FIRST_BAICHUAN, write_config
 
 from vamc_compiler.verify import reference as reference_file
 from vamc_compiler.verify.reference import Reference, open_reference
@@ -83,9 +83,10 @@ def test_plain_baichuan_computes_what_the_checkpoints_own_code_computes(model: s
     assert plain.description == "plain Baichuan reference"
     assert own.description == "the checkpoint's own modeling_baichuan.py"
     taps = [f"{ATTENTION}.o_proj.in", "model.layers.3.input_layernorm.in", "model.norm.in", "model.norm.out"]
-    tokens = [int(token_id) for token_id in np.random.default_rng(0).integers(1280, size=300)]
+    vocab_size = json.loads((CHECKPOINTS / model / "config.json").read_text())["vocab_size"]
+    tokens = [int(token_id) for token_id in np.random.default_rng(0).integers(vocab_size, size=300)]
     found, expected = plain.run(tokens, taps), own.run(tokens, taps)
-    assert found.logits.shape == (300, 1280)
+    assert found.logits.shape == (300, vocab_size)
     for after, before in [(found.logits, expected.logits), *((found.taps[tap], expected.taps[tap]) for tap in taps)]:
         # Against float64, ours is within 1e-5; the rest is the approximate exp of torch's fused attention in theirs.
         assert relative_difference(after, before) < 1e-4
@@ -143,11 +144,12 @@ def test_attention_of_five_heads(family: str, slopes: Any, write_baichuan: Calla
     assert relative_difference(run.taps[f"{ATTENTION}.o_proj.in"], expected) < 1e-5
 
 
-@pytest.mark.parametrize(("vocab_size", "is_normalised"), [(64000, False), (64001, True), (50, True)])
+@pytest.mark.parametrize(("changes", "is_normalised"), [(FIRST_BAICHUAN, False), ({}, True)])
+@pytest.mark.parametrize("vocab_size", [50, 64000])
 def test_only_baichuan2_normalises_the_rows_of_its_head(
-    vocab_size: int, is_normalised: bool, write_baichuan: Callable[..., Path]
+    vocab_size: int, changes: dict[str, Any], is_normalised: bool, write_baichuan: Callable[..., Path]
 ) -> None:
-    directory = write_baichuan(vocab_size=vocab_size, hidden_size=12, num_hidden_layers=1)
+    directory = write_baichuan(vocab_size=vocab_size, hidden_size=12, num_hidden_layers=1, **changes)
     run = opened(directory).run(TOKENS, ["model.norm.out", "lm_head.out"])
     head = load_file(directory / "model.safetensors")["lm_head.weight"].numpy()
     if is_normalised:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from damaged_files import copied
+from damaged_files import copied, record_again
 from safetensors.torch import load_file, save_file
 from tiny_builds import assert_same_runs, build_of, steps_of
 
@@ -23,6 +22,7 @@ from vamc_compiler.verify import subject as subject_module
 from vamc_compiler.verify.build import on_one_rank, scratch_folder
 from vamc_compiler.verify.subject import Subject, config_of, open_subject
 from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import read_manifest
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stored(compiled: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def opened(subject: Subject, overrides: Sequence[str] = ()) -> Subject:
-    with scratch_folder(subject.runstream.parent) as scratch:
+    with scratch_folder(subject.runstream.parent, Stages(SilentReporter())) as scratch:
         return open_subject(
             subject.runstream, overrides, scratch, Stages(SilentReporter()), trust_checkpoint_code=False
         )
@@ -58,6 +58,7 @@ def test_the_stored_graph_is_what_is_verified(stored: Subject) -> None:
     node = next(node for node in model.graph.node if node.op_type == "SiluMul")
     node.input[:] = [node.input[1], node.input[0]]
     onnx.save(model, path)
+    record_again(stored.runstream, path.relative_to(stored.runstream).as_posix())
     (graph,) = opened(stored).graphs
     (found,), (before,) = (
         [node.input for node in model.graph.node if node.op_type == "SiluMul"][:1]
@@ -70,16 +71,28 @@ def test_the_stored_graph_is_what_is_verified(stored: Subject) -> None:
 def test_without_onnx(stored: Subject) -> None:
     (path,) = stored.runstream.rglob("model.onnx")
     shutil.rmtree(path.parent)
+    name = str(path.relative_to(stored.runstream))
+    with pytest.raises(UserError, match=f"{name} is missing") as caught:
+        opened(stored)
+    assert "compile it again" in caught.value.fix
+    manifest = read_manifest(stored.runstream)
+    files = {key: record for key, record in manifest.files.items() if key != name}
+    text = dataclasses.replace(manifest, files=files).to_json()
+    (stored.runstream / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="no ONNX graph of rank 0") as caught:
         opened(stored)
-    assert str(path.relative_to(stored.runstream)) in str(caught.value)
-    assert "compile the runstream again" in str(caught.value)
+    assert name in caught.value.found
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no protobuf", b"\xff" * 100])
 def test_a_damaged_graph(stored: Subject, content: bytes) -> None:
     (path,) = stored.runstream.rglob("model.onnx")
+    before = path.read_bytes()
+    path.write_bytes(content.ljust(len(before), b"\n"))
+    with pytest.raises(UserError, match=r"model\.onnx is damaged"):
+        opened(stored)
     path.write_bytes(content)
+    record_again(stored.runstream, path.relative_to(stored.runstream).as_posix())
     with pytest.raises(UserError, match=r"model\.onnx"):
         opened(stored)
 
@@ -120,10 +133,9 @@ def test_no_runstream(stored: Subject, tmp_path: Path) -> None:
 
 
 def test_settings_of_another_version(stored: Subject, tmp_path: Path) -> None:
-    path = stored.runstream / "manifest.json"
-    document = json.loads(path.read_text())
-    document["settings"]["verify"]["budgets"] = 1
-    path.write_text(json.dumps(document))
+    manifest = read_manifest(stored.runstream)
+    manifest.settings["verify"]["budgets"] = 1
+    (stored.runstream / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     with pytest.raises(UserError, match=r"the settings in .*manifest\.json do not load") as caught:
         opened(stored)
     assert "budgets" in caught.value.found
@@ -148,14 +160,14 @@ def test_graphs_of_every_rank(compiled: Subject) -> None:
 
 
 def test_scratch_lies_beside_the_workspace_and_goes(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path / "deep" / "workspace") as folder:
+    with scratch_folder(tmp_path / "deep" / "workspace", Stages(SilentReporter())) as folder:
         assert folder.parent == tmp_path and folder.is_dir()
         (folder / "file").write_text("x")
     assert not list(tmp_path.iterdir())
 
 
 def test_scratch_goes_when_the_work_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path, Stages(SilentReporter())):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
@@ -164,7 +176,7 @@ def test_scratch_where_the_workspace_cannot_be_written(tmp_path: Path, monkeypat
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path / "temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    with scratch_folder(tmp_path / "workspace") as folder:
+    with scratch_folder(tmp_path / "workspace", Stages(SilentReporter())) as folder:
         assert folder.parent == tmp_path / "temporary"
 
 
@@ -173,7 +185,7 @@ def test_no_room_for_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    with pytest.raises(UserError, match="No space left") as caught, scratch_folder(tmp_path):
+    with pytest.raises(UserError, match="No space left") as caught, scratch_folder(tmp_path, Stages(SilentReporter())):
         pytest.fail("opened")
     assert "TMPDIR" in str(caught.value)
 

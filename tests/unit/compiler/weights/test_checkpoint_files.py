@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,15 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from stored_bytes import assert_holds, message
 
-from vamc_compiler.weights.checkpoint import (
-    ITEM_BYTES,
-    Checkpoint,
-    StoredTensor,
-    digest_checkpoint,
-    open_checkpoint,
-)
-from vamc_runtime.errors import UserError
+from vamc_compiler.weights.checkpoint import digest_checkpoint, open_checkpoint
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,28 +38,6 @@ def halves(state: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 def write_index(directory: Path, name: str, parts: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     weight_map = {tensor: file for file, part in parts.items() for tensor in part}
     (directory / name).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-
-
-def read(tensor: StoredTensor) -> torch.Tensor:
-    """The tensor's bytes, as the index says."""
-    num_bytes = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
-    raw = tensor.path.read_bytes()[tensor.offset : tensor.offset + num_bytes]
-    dtype = getattr(torch, tensor.dtype)
-    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(tensor.shape)
-
-
-def assert_holds(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor]) -> None:
-    assert set(checkpoint.tensors) == set(state)
-    for name, tensor in state.items():
-        found = read(checkpoint.tensors[name])
-        assert found.dtype == tensor.dtype
-        assert torch.equal(found, tensor.detach()), name
-
-
-def message(directory: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_checkpoint(directory)
-    return str(caught.value)
 
 
 def test_single_bin(tmp_path: Path) -> None:

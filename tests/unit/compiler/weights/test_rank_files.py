@@ -21,11 +21,12 @@ from vamc_compiler.packing import PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec, RowStep
 from vamc_compiler.sharding import shard_evenly
 from vamc_compiler.weights import writer
-from vamc_compiler.weights.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from vamc_compiler.weights.checkpoint import Checkpoint, open_checkpoint
+from vamc_compiler.weights.fit import check_tensors
 from vamc_compiler.weights.safetensors_file import ALIGNMENT_BYTES, ITEM_BYTES, plan_file
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_compiler.weights.writer import (
     RankFile,
-    check_tensors,
     plan_rank_file,
     run_tasks,
     write_rank_files,

@@ -17,7 +17,6 @@ from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, ParameterDType, RowStep
 from vamc_compiler.sharding import Shard, lay_out_heads, shard_evenly, shard_units
 from vamc_compiler.weights import shards as shards_module
-from vamc_compiler.weights.checkpoint import StoredTensor
 from vamc_compiler.weights.shards import (
     Destination,
     TensorTask,
@@ -26,6 +25,7 @@ from vamc_compiler.weights.shards import (
     row_scales,
     write_tensor,
 )
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_runtime.errors import UserError
 
 ROWS, COLUMNS = 42, 14  # 3 * 7 heads of 2, and 7 heads of 2: nothing is a multiple of anything useful

@@ -1,7 +1,8 @@
-"""What is remembered about self-tests: found again, never trusted when damaged, never in the way when it fails."""
+"""What is remembered about checks that passed: found again, never trusted when damaged, never in the way."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -10,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from vamc_runtime.self_test_cache import MAX_ENTRIES, cache_file, has_passed, remember
+from vamc_runtime import passed_checks
+from vamc_runtime.passed_checks import MAX_ENTRIES, Kind, cache_file
+
+KIND: Kind = "self_tests"
+
+
+def has_passed(key: str) -> bool:
+    return passed_checks.has_passed(KIND, key)
+
+
+def remember(key: str, note: str) -> None:
+    passed_checks.remember(KIND, key, note)
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +32,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def the_file() -> Path:
-    file = cache_file()
+    file = cache_file(KIND)
     assert file is not None
     return file
 
 
 def test_where_it_lies(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_file() == home / "cache" / "vamc" / "self_tests.json"
+    assert cache_file(KIND) == home / "cache" / "vamc" / "self_tests.json"
     monkeypatch.setenv("HOME", str(home))
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_file() == home / ".cache" / "vamc" / "self_tests.json"
+        assert cache_file(KIND) == home / ".cache" / "vamc" / "self_tests.json"
 
 
 def test_remembered() -> None:
@@ -87,14 +99,31 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", no_home)
-    assert cache_file() is None
+    assert cache_file(KIND) is None
     remember("a", "")
     assert not has_passed("a")
+
+
+def test_kinds_have_files_of_their_own() -> None:
+    remember("a", "")
+    assert not passed_checks.has_passed("file_contents", "a")
+    passed_checks.remember("file_contents", "b", "")
+    assert has_passed("a") and not has_passed("b") and passed_checks.has_passed("file_contents", "b")
 
 
 def test_several_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: remember(str(number), ""), range(64)))
-    entries = json.loads(the_file().read_text())["passed"]  # whole, whoever came last
-    assert entries and set(entries) <= {str(number) for number in range(64)}
+    entries = json.loads(the_file().read_text())["passed"]
+    assert set(entries) == {str(number) for number in range(64)}, "writers take turns"
     assert [file.name for file in the_file().parent.iterdir()] == ["self_tests.json"]
+
+
+def test_a_writer_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passed_checks, "_TURN_SECONDS", 0.05)
+    the_file().parent.mkdir(parents=True)
+    folder = os.open(the_file().parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    remember("a", "")
+    os.close(folder)
+    assert has_passed("a")
