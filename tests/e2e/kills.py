@@ -1,4 +1,4 @@
-"""Kills processes of vamc at random moments and looks what is left: `python -m kills RUNSTREAMS --kills 50`.
+"""Kills processes of vamc at random moments and looks what is left: `make kills`.
 
 The long run of what test_kills.py does a little of. Every process that a case starts carries a mark in its
 environment, so that none can hide by changing its parent. Leftovers are looked for in /dev/shm and among processes; on
