@@ -3,8 +3,10 @@
 # make test-all-pythons   the linters and all tests on every supported Python of this machine
 # make lint   set up, ruff, mypy
 # make fuzz   set up, mutated input of every kind against the product
+# make kills  set up, kill every kind of process at random moments and look what is left (1 hour)
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
+# make bench  set up, measure every figure of docs/kernels.md and docs/runtime.md and rewrite their tables (10 minutes)
 # make hooks  set up, run the linters before every commit
 
 VENV ?= .venv
@@ -16,7 +18,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all-pythons fuzz numerics numerics-update lint hooks clean
+.PHONY: setup demo test test-all-pythons fuzz kills numerics numerics-update bench lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -45,6 +47,13 @@ test-all-pythons:
 fuzz: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
+# ARGS='--kills 5 --only rank' for a part of it.
+kills: $(SETUP)
+	$(BIN)/vamc compile build_in/build/hf_llama_fp16.yaml --set workspace.path=vacc_deploy --set name=kills-tp1
+	$(BIN)/vamc compile build_in/build/hf_baichuan_int8.yaml --set workspace.path=vacc_deploy --set name=kills-tp2
+	PYTHONPATH=tests/e2e $(BIN)/python -m kills vacc_deploy/kills-tp1 vacc_deploy/kills-tp2 \
+		--config build_in/build/hf_baichuan_int8.yaml $(ARGS)
+
 # ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m golden $(ARGS)
@@ -52,6 +61,10 @@ numerics: $(SETUP)
 numerics-update: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m golden --update $(ARGS)
 	PYTHONPATH=tests:tests/numerics $(BIN)/python -m mutation_table
+
+# On a machine that does nothing else; ARGS='--only attention' for a part of it.
+bench: $(SETUP)
+	$(BIN)/python benchmarks/kernels.py --write $(ARGS)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from peers.quiet import broken_rules, outside_the_rules
 
 from vamc_runtime.machine import available_cores, cpu_model
 from vamc_runtime.manifest import read_manifest
@@ -60,18 +61,22 @@ def graph_half(folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     from vamc_compiler.graph import make_rank_graph
     from vamc_compiler.intermediates import Intermediates
+    from vamc_compiler.kernels.instruction_set import InstructionSet
     from vamc_compiler.kernels.table import KernelTable
     from vamc_compiler.libraries import build_library
     from vamc_compiler.link import find_linker
     from vamc_compiler.model.registry import find_model
+    from vamc_compiler.precision import ModelPrecision
     from vamc_compiler.relax_stage.importer import import_step
     from vamc_compiler.relax_stage.targets import host_target
 
     (folder / "config.json").write_text(json.dumps(WIDE_CONFIG), encoding="utf-8")
     source = find_model(folder, REPOSITORY / "source_code", trust_checkpoint_code=False)
-    graph = make_rank_graph(source, 1, "int8_per_channel", 0)
-    step = import_step(graph.model(), graph.parameters, KernelTable("llvm"), max_step_tokens=1024)
-    build_library(step.module, host_target(), folder, find_linker(), Intermediates(None))
+    target = host_target()
+    graph = make_rank_graph(source, 1, ModelPrecision(quantization="int8_per_channel"), 0)
+    kernels = KernelTable(InstructionSet.of(target.requires))
+    step = import_step(graph.model(), graph.parameters, kernels, max_step_tokens=1024)
+    build_library(step.module, target, folder, find_linker(), Intermediates(None))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": time.perf_counter() - start, "peak_gib": peak / 2**30}
 
@@ -159,9 +164,11 @@ def measure() -> dict[str, Any]:
 def as_text(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    broken = broken_rules(load=report["load_average"], rounds=RUNS, cores=None)
     lines = [
         f"{report['date']}, {report['cpu']}, {report['cores']} cores, load {report['load_average']:.1f}, {versions}",
         "",
+        *([outside_the_rules(broken), ""] if broken else []),
         "| config | ranks | compile, s | first text after, s (median, spread) | largest process, MiB | weights, MiB |",
         "|---|---:|---:|---:|---:|---:|",
     ]

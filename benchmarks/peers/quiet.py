@@ -1,4 +1,4 @@
-"""Whether anything but the measured process used the CPU, read from /proc.
+"""Whether anything but the measured process used the CPU, read from /proc, and when a measurement is worth keeping.
 
 The load average is a mean over a minute; a compiler that another user starts for three seconds ruins a measurement
 and hardly shows in it. This counts the CPU time that others took while the measurement ran.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,32 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _IDLE_COLUMNS = (3, 4)  # idle and iowait of the line `cpu` of /proc/stat
 _LOOK_S = 0.5
 _NUM_COLUMNS = 8  # up to `steal`, time that the hypervisor gave to other machines; what follows is counted in these
+
+
+MOST_LOAD = 0.5
+FEWEST_ROUNDS = 3
+MOST_FOREIGN_CORES = 0.1
+
+
+def broken_rules(*, load: float | None, rounds: int | None, cores: float | None) -> list[str]:
+    """Which rules of benchmarks/README.md a measurement breaks, in words.
+
+    Args:
+        load: load average of the minute before it; None where it was not noted.
+        rounds: rounds that were interleaved, or repetitions where nothing is compared; None where that means nothing.
+        cores: that other processes used meanwhile, on average; None where that is not known.
+    """
+    broken = ["load not noted"] if load is None else [f"load {load:.1f}"] if load > MOST_LOAD else []
+    if cores is not None and cores > MOST_FOREIGN_CORES:
+        broken.append(f"others used {cores:.1f} cores")
+    if rounds is not None and rounds < FEWEST_ROUNDS:
+        broken.append(f"{rounds} round{'s' * (rounds != 1)}")
+    return broken
+
+
+def outside_the_rules(broken: Sequence[str]) -> str:
+    """The mark of a report whose measurement breaks rules."""
+    return f"† Outside the rules of benchmarks/README.md ({', '.join(broken)}): to be measured again."
 
 
 class CpuTimes(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from entries import ENTRIES
 from measurement import Plan, Sample
+from quiet import broken_rules, outside_the_rules
 from shapes import SHAPES
 from targets import TARGETS, Target, fastest, ratios, speeds
 
@@ -151,7 +152,10 @@ def heading(report: Report) -> list[str]:
         f"{disturbed} of {len(report.samples)} measurements left out, because other processes used more than "
         f"{plan.foreign_cores} cores meanwhile"
     )
-    return [f"{model} {how}", f"{conditions}; {others}."]
+    load = report.conditions.get("load average before")
+    broken = broken_rules(load=load, rounds=plan.rounds, cores=None)  # disturbed measurements are left out
+    mark = [outside_the_rules(broken)] if broken else []
+    return [f"{model} {how}", f"{conditions}; {others}.", *mark]
 
 
 def notes(report: Report) -> list[str]:

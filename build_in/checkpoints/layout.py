@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from make_text import Kind
 from make_tokenizer import (
     ASSISTANT_TOKEN_ID,
-    BAICHUAN_VOCAB_SIZE,
     BOS_ID,
     EOS_ID,
     LLAMA_HEADER_END,
     LLAMA_HEADER_START,
     LLAMA_SPECIAL_TOKENS,
     LLAMA_TURN_END,
-    LLAMA_VOCAB_SIZE,
     UNK_ID,
     USER_TOKEN_ID,
     train_bpe,
@@ -58,6 +57,8 @@ class Preset:
     hidden_size: int = 192  # channels
     intermediate_size: int = 528  # channels
     num_layers: int = 4  # decoder layers
+    vocab_size: int  # tokens
+    text: Kind = "village"  # what it is trained on
     seed: int  # of weights and text
 
 
@@ -71,10 +72,29 @@ PRESETS: dict[str, Preset] = {
             position="alibi",
             num_heads=6,
             num_kv_heads=6,
+            vocab_size=1280,
             seed=13,
         ),
-        Preset(name="baichuan2-7b-mini", family="baichuan", position="rope", num_heads=4, num_kv_heads=4, seed=7),
-        Preset(name="llama-mini", family="llama", position="rope", num_heads=6, num_kv_heads=2, seed=3),
+        # The one that is not sure of itself, as models of published sizes are not.
+        Preset(
+            name="baichuan2-7b-mini",
+            family="baichuan",
+            position="rope",
+            num_heads=4,
+            num_kv_heads=4,
+            vocab_size=3200,
+            text="gazette",
+            seed=7,
+        ),
+        Preset(
+            name="llama-mini",
+            family="llama",
+            position="rope",
+            num_heads=6,
+            num_kv_heads=2,
+            vocab_size=1152,
+            seed=3,
+        ),
     )
 }
 
@@ -110,7 +130,7 @@ def model_config(preset: Preset) -> dict[str, Any]:
             "rope_scaling": None,
             "rope_theta": 10000.0,
             "transformers_version": "4.44.0",
-            "vocab_size": LLAMA_VOCAB_SIZE,
+            "vocab_size": preset.vocab_size,
         }
     positions = {"max_position_embeddings": CONTEXT_TOKENS} if preset.position == "rope" else {}
     return {
@@ -126,7 +146,7 @@ def model_config(preset: Preset) -> dict[str, Any]:
         "model_type": "baichuan",
         "pad_token_id": UNK_ID,
         "transformers_version": "4.29.2",
-        "vocab_size": BAICHUAN_VOCAB_SIZE,
+        "vocab_size": preset.vocab_size,
     }
 
 
@@ -215,9 +235,9 @@ def write_everything_but_weights(preset: Preset, folder: Path, texts: Iterable[s
     write_json(folder / "tokenizer_config.json", tokenizer_config(preset))
     write_json(folder / "special_tokens_map.json", special_tokens_map(preset))
     if preset.family == "llama":
-        train_bpe(texts).save(str(folder / "tokenizer.json"))
+        train_bpe(texts, preset.vocab_size).save(str(folder / "tokenizer.json"))
         return
-    (folder / "tokenizer.model").write_bytes(train_sentencepiece(texts))
+    (folder / "tokenizer.model").write_bytes(train_sentencepiece(texts, preset.vocab_size))
     for name in REMOTE_CODE:
         shutil.copyfile(HERE / preset.name / name, folder / name)
 

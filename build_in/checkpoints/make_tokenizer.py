@@ -2,7 +2,7 @@
 
 Baichuan2: a sentencepiece BPE model with byte fallback, without normalisation or a leading-space prefix,
 which splits numbers into digits. LLaMA: a `tokenizers` BPE with byte fallback whose post processor adds BOS.
-Both learn from the same text.
+A checkpoint's tokenizer learns from the text that it is trained on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
-BAICHUAN_VOCAB_SIZE = 1280
-LLAMA_VOCAB_SIZE = 1152
 FIRST_RESERVED_ID = 89  # `<reserved_k>` has id 89 + k, as published
 LAST_RESERVED = 107
 USER_TOKEN_ID, ASSISTANT_TOKEN_ID = 195, 196  # <reserved_106>, <reserved_107>
@@ -35,7 +33,7 @@ def lines_of(texts: Iterable[str]) -> Iterator[str]:
         yield from (line for line in text.split("\n") if line)
 
 
-def train_sentencepiece(texts: Iterable[str]) -> bytes:
+def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     """The content of Baichuan's ``tokenizer.model``, trained on ``texts``."""
     extra = [f"<extra_{index}>" for index in range(FIRST_RESERVED_ID - EOS_ID - 1)]
     reserved = [f"<reserved_{index}>" for index in range(LAST_RESERVED + 1)]
@@ -44,7 +42,7 @@ def train_sentencepiece(texts: Iterable[str]) -> bytes:
         sentence_iterator=lines_of(texts),
         model_writer=model,
         model_type="bpe",
-        vocab_size=BAICHUAN_VOCAB_SIZE,
+        vocab_size=vocab_size,
         byte_fallback=True,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -65,7 +63,7 @@ def train_sentencepiece(texts: Iterable[str]) -> bytes:
     return model.getvalue()
 
 
-def train_bpe(texts: Iterable[str]) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """LLaMA's ``tokenizer.json``, trained on ``texts``.
 
     The trainer knows nothing of byte tokens, so the pieces it finds are renumbered behind them.
@@ -79,11 +77,11 @@ def train_bpe(texts: Iterable[str]) -> Tokenizer:
     )
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizer
-    num_pieces = LLAMA_VOCAB_SIZE - len(LLAMA_SPECIAL_TOKENS) - len(BYTE_TOKENS)
+    num_pieces = vocab_size - len(LLAMA_SPECIAL_TOKENS) - len(BYTE_TOKENS)
     learner.train_from_iterator(lines_of(texts), trainers.BpeTrainer(vocab_size=num_pieces, show_progress=False))
     pieces = [piece for piece, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])]
     vocab = {piece: index for index, piece in enumerate((*LLAMA_SPECIAL_TOKENS, *BYTE_TOKENS, *pieces))}
-    assert len(vocab) == LLAMA_VOCAB_SIZE, f"{len(vocab)} tokens; the text holds too few different words"
+    assert len(vocab) == vocab_size, f"{len(vocab)} tokens; the text holds too few different words"
 
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges_of(learner), unk_token="<unk>", byte_fallback=True, fuse_unk=True)

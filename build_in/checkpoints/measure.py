@@ -1,9 +1,10 @@
 """Measure a demo checkpoint on held-out text: perplexity, top-token margin, and what reduced weights change.
 
-Everything is computed in float32 from the saved bf16 weights through transformers; only the weights are
-altered (fp16 rounding, or symmetric int8 per output channel).
+Everything is computed in float32 from the saved bf16 weights through transformers. What is altered: all weights
+(fp16), or those of the linears in the decoder layers (int8: one symmetric scale per output channel; w8a8: the same,
+and one symmetric scale per token for what goes into them; int4: one symmetric scale per 32 inputs of an output).
 
-Usage: ``python build_in/checkpoints/measure.py FOLDER [FOLDER ...]``.
+Usage: ``python build_in/checkpoints/measure.py [--text KIND] FOLDER [FOLDER ...]``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from make_text import DOCUMENT_SEPARATOR, Message, held_out_text
+from layout import PRESETS
+from make_text import DOCUMENT_SEPARATOR, GRAMMARS, Kind, Message, held_out_text
 from make_tokenizer import ASSISTANT_TOKEN_ID, EOS_ID, USER_TOKEN_ID
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WINDOW_TOKENS = 512
+INT4_GROUP_INPUTS = 32
+PRECISIONS = ("fp16", "int8", "w8a8", "int4")
 QUANTIZED_LAYERS = ("W_pack", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PLAIN_PROMPTS = ("The capital of France is", "One morning, Tom the baker", "法国的首都是")
 CHAT_PROMPTS = ("What is the capital of Japan?", "Who are you?", "Tell me a short story about Anna.")
@@ -35,9 +39,9 @@ def load(folder: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def held_out_windows(tokenizer: Any) -> torch.Tensor:
-    """The held-out text as token ids [windows, WINDOW_TOKENS]; a last partial window is left out."""
-    ids = tokenizer.encode(DOCUMENT_SEPARATOR.join(held_out_text()), verbose=False)
+def held_out_windows(tokenizer: Any, text: Kind) -> torch.Tensor:
+    """A held-out text as token ids [windows, WINDOW_TOKENS]; a last partial window is left out."""
+    ids = tokenizer.encode(DOCUMENT_SEPARATOR.join(held_out_text(text)), verbose=False)
     num_windows = len(ids) // WINDOW_TOKENS
     return torch.tensor(ids[: num_windows * WINDOW_TOKENS]).view(num_windows, WINDOW_TOKENS)
 
@@ -54,22 +58,35 @@ def perplexity(logits: torch.Tensor, windows: torch.Tensor) -> float:
     return math.exp(loss.item())
 
 
-def int8_per_channel(weight: torch.Tensor) -> torch.Tensor:
-    """``weight`` [out, in] after rounding, half to even, to int8 with one scale max|row| / 127 per row."""
-    scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-    return torch.round(weight / scale).clamp(-127, 127) * scale
+def rounded(values: torch.Tensor, levels: int) -> torch.Tensor:
+    """``values`` [..., n] after rounding, half to even, to -levels..levels times one scale per row of n."""
+    scale = values.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / levels
+    return torch.round(values / scale).clamp(-levels, levels) * scale
 
 
-def with_weights(model: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """A copy of ``model`` with fp16 weights everywhere or int8 weights in the decoder layers' linears."""
-    altered = copy.deepcopy(model)
+def int4_in_groups(weight: torch.Tensor) -> torch.Tensor:
+    """``weight`` [out, in] with 15 levels and one scale for each INT4_GROUP_INPUTS inputs; the last may be fewer."""
+    return torch.cat([rounded(group, 7) for group in weight.split(INT4_GROUP_INPUTS, dim=1)], dim=1)
+
+
+def quantize_input(_layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A hook: the input [..., in] of a linear with 255 levels per token."""
+    return (rounded(inputs[0], 127), *inputs[1:])
+
+
+def altered(model: torch.nn.Module, precision: str) -> torch.nn.Module:
+    """A copy of ``model`` that computes in one of PRECISIONS."""
+    copied = copy.deepcopy(model)
     with torch.no_grad():
-        for name, parameter in altered.named_parameters():
-            if precision == "fp16":
-                parameter.copy_(parameter.half().float())
-            elif any(layer in name for layer in QUANTIZED_LAYERS):
-                parameter.copy_(int8_per_channel(parameter))
-    return altered
+        for name, layer in copied.named_modules():
+            for parameter in layer.parameters(recurse=False):
+                if precision == "fp16":
+                    parameter.copy_(parameter.half().float())
+                elif name.endswith(QUANTIZED_LAYERS):
+                    parameter.copy_(int4_in_groups(parameter) if precision == "int4" else rounded(parameter, 127))
+            if precision == "w8a8" and name.endswith(QUANTIZED_LAYERS):
+                layer.register_forward_pre_hook(quantize_input)
+    return copied
 
 
 def report_precision(precision: str, reference: torch.Tensor, logits: torch.Tensor, windows: torch.Tensor) -> None:
@@ -123,18 +140,18 @@ def greedy(model: Any, ids: Sequence[int], max_new_tokens: int = 160) -> list[in
     return new
 
 
-def measure(folder: Path) -> float:
-    """Print every measurement of the checkpoint in ``folder``; returns the held-out perplexity."""
+def measure(folder: Path, text: Kind) -> float:
+    """Print every measurement of the checkpoint in ``folder``; returns its perplexity on a held-out text."""
     model, tokenizer = load(folder)
-    windows = held_out_windows(tokenizer)
+    windows = held_out_windows(tokenizer, text)
     reference = logits_of(model, windows)
     result = perplexity(reference, windows)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{folder.name}: {num_parameters} parameters, {windows.numel()} held-out tokens")
     print(f"held-out perplexity (windows of {WINDOW_TOKENS} tokens, bf16 weights, float32): {result:.4f}")
     report_margin(reference)
-    for precision in ("fp16", "int8"):
-        report_precision(precision, reference, logits_of(with_weights(model, precision), windows), windows)
+    for precision in PRECISIONS:
+        report_precision(precision, reference, logits_of(altered(model, precision), windows), windows)
     for prompt in PLAIN_PROMPTS:
         answer = greedy(model, tokenizer.encode(prompt))
         print(f"--- {prompt!r} ({len(answer)} tokens)\n{tokenizer.decode(answer)}")
@@ -148,11 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the folders named on the command line."""
     parser = argparse.ArgumentParser(description="Measure demo checkpoints on held-out text.")
     parser.add_argument("folder", type=Path, nargs="+", help="checkpoint folder")
+    parser.add_argument("--text", choices=sorted(GRAMMARS), help="held-out text (default: of the folder's name)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     for folder in options.folder:
-        measure(folder)
+        preset = PRESETS.get(folder.name)
+        measure(folder, options.text or (preset.text if preset else "village"))
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def documents(preset: Preset, tokenizer: Any) -> Iterator[list[int]]:
     while True:
         assert block != HELD_OUT_SEED, "training ran into the held-out seed"
         rng = random.Random(f"mix:{block}")
-        chats = iter(generate_chats(block, DOCUMENTS_PER_BLOCK))
-        texts = iter(generate_text(block, DOCUMENTS_PER_BLOCK))
+        chats = iter(generate_chats(preset.text, block, DOCUMENTS_PER_BLOCK))
+        texts = iter(generate_text(preset.text, block, DOCUMENTS_PER_BLOCK))
         for text in texts:
             while rng.random() < CHAT_SHARE:
                 yield encode_chat(preset, tokenizer, next(chats))
@@ -159,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        texts = generate_text(0, NUM_TOKENIZER_DOCUMENTS)
-        texts += [message["content"] for chat in generate_chats(0, NUM_TOKENIZER_DOCUMENTS // 2) for message in chat]
+        texts = generate_text(preset.text, 0, NUM_TOKENIZER_DOCUMENTS)
+        chats = generate_chats(preset.text, 0, NUM_TOKENIZER_DOCUMENTS // 2)
+        texts += [message["content"] for chat in chats for message in chat]
         write_everything_but_weights(preset, partial, texts)
         # The model is built from the files just written, so what is trained is what is shipped.
         config = AutoConfig.from_pretrained(partial, trust_remote_code=True)
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         replace_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    measure(output)
+    measure(output, preset.text)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from vamc_compiler.model.check import check_model
 from vamc_compiler.stages import Stages
 from vamc_compiler.terminal import TerminalReporter
 from vamc_runtime.console import print_json, print_path
+from vamc_runtime.printable import printable
 
 if TYPE_CHECKING:
     from vamc_compiler.verify.result import VerificationReport
@@ -143,7 +144,7 @@ def check(options: argparse.Namespace) -> int:
     console.print(Text(f"{options.config} is valid", style="green"))
     if obstacles:
         note = f"this version cannot build it yet:\n{describe_obstacles(obstacles)}"
-        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+        console.print(Text.assemble(("note: ", "yellow"), printable(note)), soft_wrap=True)
     for obstacle in obstacles:
         if obstacle.nearest:
             console.print(Text(f"nearest that it can build: {obstacle.nearest}"), soft_wrap=True)
@@ -159,10 +160,10 @@ def _print_settings(config: BuildConfig, typed_path: Path) -> None:
     for key, value in flat_settings(config).items():
         source = config.setting_sources[key].replace(f"{typed_path}:", "line ")
         style = "dim" if source == "default" else ""
-        table.add_row(Text(key, style), Text(_show(value), style), Text(source, "dim"))
+        table.add_row(Text(key, style), Text(printable(_show(value)), style), Text(printable(source), "dim"))
     console.print(table)
     for warning in config.warnings:
-        console.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble(("warning: ", "yellow"), printable(warning)), soft_wrap=True)
 
 
 def _show(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import tempfile
@@ -23,20 +24,21 @@ from vamc_compiler.model.quantized import check_no_quantized_tensors
 from vamc_compiler.model.registry import ModelSource, has_own_modeling
 from vamc_compiler.package import (
     add_certificate,
-    copy_tokenizer,
     plan_onnx_weights,
     record_files,
     toolchain_versions,
     write_manifest,
     write_onnx,
+    write_tokenizer,
 )
 from vamc_compiler.packing import Packing
 from vamc_compiler.parameters import FromCheckpoint
-from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
 from vamc_compiler.relax_stage.targets import CpuTarget, resolve_targets, runtime_library
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
+from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
 from vamc_compiler.trace.rank_module import list_ranks
 from vamc_compiler.verify.certify import certify
 from vamc_compiler.verify.result import VerificationReport
@@ -90,6 +92,7 @@ class BuildInputs:
     max_context_tokens: int
     weight_bytes: int
     """Of all ranks, before packing, which rounds up."""
+    tokenizer: TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def compile_model(request: CompileRequest, reporter: Reporter | None = None) -> 
             inputs = check_inputs(request, stages.reporter)
             check_space(inputs, place.parent)
             note.text = f"{inputs.source.label}, {inputs.num_ranks} rank{'s' * (inputs.num_ranks > 1)}"
+            if inputs.tokenizer.compared_with:
+                note.text += f", {inputs.tokenizer.compared_with}"
         with staging(place, stages.reporter) as folder:
             built = build_runstream(request, inputs, folder, stages)
             certified = certify(
@@ -159,8 +164,17 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
         reporter.warn("frontend.model_kwargs.model_arch is vacc, and the checkpoint carries no config_vacc.json")
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
+    tokenizer = export_tokenizer(
+        config.frontend.checkpoint,
+        vocab_size=source.config.vocab_size,
+        trust_checkpoint_code=request.trust_checkpoint_code,
+    )
+    for warning in tokenizer.warnings:
+        reporter.warn(warning)
+    if not tokenizer.has_tokenizer:
+        reporter.warn(f"{config.frontend.checkpoint} has no tokenizer: the runstream takes token ids only")
     if config.verify.when == "compile":
-        tokens_of(config, source.config.vocab_size)
+        tokens_of(config, tokenizer.folder, source.config.vocab_size)
     num_ranks = config.frontend.model_kwargs.tp
     checkpoint = open_checkpoint(config.frontend.checkpoint)
     check_no_quantized_tensors(checkpoint.directory, checkpoint.tensors)
@@ -171,7 +185,9 @@ def check_inputs(request: CompileRequest, reporter: Reporter) -> BuildInputs:
     )
     targets = resolve_targets(config.backend.target.mcpu)
     weight_bytes = sum(math.prod(spec.shape) * ITEM_BYTES[spec.dtype] for rank in fitted.ranks for spec in rank)
-    return BuildInputs(fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes)
+    return BuildInputs(
+        fitted.source, fitted.checkpoint, num_ranks, targets, find_linker(), context, weight_bytes, tokenizer
+    )
 
 
 def check_space(inputs: BuildInputs, folder: Path) -> None:
@@ -209,10 +225,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
             step = import_step(
                 graphs[0].model(),
                 graphs[0].parameters,
-                KernelTable(
-                    InstructionSet.of(target.requires),
-                    bfloat16_prefill=config.backend.compile.prefill_precision == "bf16",
-                ),
+                KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=multiplies_in_bfloat16(config)),
                 max_step_tokens=config.frontend.shape.max_prefill_tokens,
             )
             intermediates.module(f"{target.mcpu}_imported", step.module)
@@ -224,7 +237,8 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
 
     digest = digest_checkpoint(inputs.checkpoint, _tensor_names(graphs))
     with stages.stage("weights") as note:
-        files = _plan_weights(graphs, packings, folder, digest)
+        written = _manifest(config, inputs, graphs, libraries, digest)
+        files = _plan_weights(graphs, packings, folder, written)
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
@@ -238,12 +252,11 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         note.text = f"{num_bytes / 2**20:.1f} MiB"
 
     with stages.stage("package") as note:
-        if not copy_tokenizer(inputs.checkpoint.directory, folder):
-            reporter.warn(f"{inputs.checkpoint.directory} has no tokenizer: the runstream takes token ids only")
+        write_tokenizer(inputs.tokenizer, folder)
         for graph in graphs:
             write_onnx(graph, folder)
         records = record_files(folder, lambda done, total: reporter.progress(done, total, "files"))
-        written = _manifest(config, inputs, graphs, libraries, records, digest)
+        written = dataclasses.replace(written, files=records)
         write_manifest(written, folder)
         note.text = f"{len(records)} files"
     return Built(folder, written, tuple(graphs))
@@ -256,7 +269,7 @@ def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
 
 
 def _plan_weights(
-    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, digest: str
+    graphs: Sequence[RankGraph], packings: Mapping[str, Packing], folder: Path, written: Manifest
 ) -> list[RankFile]:
     """The layout of every rank's file; its metadata says whose it is, so that no rank runs another's weights."""
     return [
@@ -264,7 +277,7 @@ def _plan_weights(
             folder / f"rank_{graph.rank}" / PARAMETERS_FILE,
             graph.parameters,
             packings,
-            {"format": "vamc", "rank": str(graph.rank), "ranks": str(len(graphs)), "checkpoint": digest},
+            written.rank_metadata(graph.rank),
         )
         for graph in graphs
     ]
@@ -275,9 +288,9 @@ def _manifest(
     inputs: BuildInputs,
     graphs: Sequence[RankGraph],
     libraries: Sequence[manifest.Library],
-    records: dict[str, manifest.FileRecord],
     digest: str,
 ) -> Manifest:
+    """The manifest, its files apart."""
     model = inputs.source.config
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
@@ -311,7 +324,7 @@ def _manifest(
         ),
         libraries=tuple(libraries),
         parameters=tuple(spec.name for spec in graphs[0].parameters),
-        files=records,
+        files={},
         toolchain=toolchain_versions(),
         checkpoint=manifest.SourceCheckpoint(path=str(inputs.checkpoint.directory), digest=digest),
         settings=effective_settings(config),

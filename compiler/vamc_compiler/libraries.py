@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vamc_compiler.intermediates import Intermediates
+from vamc_compiler.kernels.amx_products import amx_products
 from vamc_compiler.kernels.roof import roof_functions
 from vamc_compiler.link import link_library
 from vamc_compiler.relax_stage.pipeline import build, run_passes
@@ -27,7 +28,8 @@ def build_library(
 
     tvm_target = target.tvm_target()
     lowered = run_passes(module, tvm_target, dump)
-    for name, function in roof_functions(frozenset(target.requires)).items():
+    requires = frozenset(target.requires)
+    for name, function in (roof_functions(requires) | amx_products(requires)).items():
         lowered[name] = function
     executable = build(lowered, tvm_target)
     file = f"{FOLDER}/model.{target.mcpu}.so"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vamc_compiler.graph import RankGraph
 from vamc_compiler.intermediates import FOLDER as INTERMEDIATES
 from vamc_compiler.onnx_stage.external_weights import WEIGHTS_FILE, inputs_to_external_data
+from vamc_compiler.tokenizer.export import TokenizerFiles
 from vamc_compiler.weights.writer import RankFile, plan_rank_file
 from vamc_runtime.certificate import FILE_NAME as CERTIFICATE
 from vamc_runtime.certificate import Certificate
@@ -19,16 +19,6 @@ from vamc_runtime.file_content import record_file
 from vamc_runtime.manifest import FILE_NAME, FileRecord, Manifest
 
 TOKENIZER_FOLDER = "tokenizer"
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-VOCABULARY_FILES = ("tokenizer.model", "tokenizer.json")
 TOOLCHAIN = (
     "vamc",
     "apache-tvm",
@@ -43,14 +33,11 @@ TOOLCHAIN = (
 )
 
 
-def copy_tokenizer(checkpoint: Path, runstream: Path) -> bool:
-    """Copy the tokenizer and generation settings; False when the checkpoint has no vocabulary."""
+def write_tokenizer(tokenizer: TokenizerFiles, runstream: Path) -> None:
+    """Write tokenizer and generation settings."""
     folder = runstream / TOKENIZER_FOLDER
     folder.mkdir()
-    for name in TOKENIZER_FILES:
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, folder / name)
-    return any((folder / name).is_file() for name in VOCABULARY_FILES)
+    tokenizer.write(folder)
 
 
 def onnx_folder(runstream: Path, rank: int) -> Path:

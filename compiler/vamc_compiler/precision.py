@@ -33,5 +33,14 @@ class ModelPrecision:
         return ModelPrecision(unquantized=unquantized, quantization=quantize.type, lm_head=quantize.lm_head)
 
 
+def multiplies_in_bfloat16(config: BuildConfig) -> bool:
+    """Whether linear layers of many tokens round to bfloat16: `prefill_precision: bf16`, where weights are float16.
+
+    It has no effect on others (`config.effects` says so), nor may it have: not on the float16 head of an int8 build.
+    """
+    is_float16 = ModelPrecision.of(config) == ModelPrecision()
+    return is_float16 and config.backend.compile.prefill_precision == "bf16"
+
+
 FLOAT32 = ModelPrecision(unquantized="float32")
 """The checkpoint's weights as they are: what a modeling file computes before anything is rounded."""

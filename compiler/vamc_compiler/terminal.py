@@ -12,6 +12,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from vamc_runtime.printable import printable
 from vamc_runtime.supervise import Journal
 
 NAME_WIDTH = 40
@@ -56,7 +57,7 @@ class TerminalReporter:
 
     def begin(self, stage: str) -> None:
         """Show the stage as running."""
-        self._stage = stage
+        self._stage = printable(stage)
         if self._journal is not None:
             self._journal.stage(stage)
         if self.console.is_terminal:
@@ -71,7 +72,8 @@ class TerminalReporter:
     def end(self, stage: str, seconds: float, note: str) -> None:
         """Leave one line for the past stage."""
         self.close()
-        line = Text.assemble(mark(True, self.console), f" {stage:<{NAME_WIDTH}}{seconds:7.1f} s   {note}".rstrip())
+        text = printable(f" {stage:<{NAME_WIDTH}}{seconds:7.1f} s   {note}").rstrip()
+        line = Text.assemble(mark(True, self.console), text)
         self.console.print(line, soft_wrap=True)
 
     def warn(self, message: str) -> None:
@@ -79,7 +81,7 @@ class TerminalReporter:
         if message in self._warned:
             return
         self._warned.add(message)
-        self.console.print(Text.assemble(("warning: ", "yellow"), message), soft_wrap=True)
+        self.console.print(Text.assemble(("warning: ", "yellow"), printable(message)), soft_wrap=True)
 
     def scratch(self, folder: Path) -> None:
         """Have the folder removed should this process die."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from vamc_runtime.records import read_record
 from vamc_runtime.runstream import Runstream
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "numerics.json"
 GOLDEN_TOP = 8
 """Likeliest tokens that a golden position keeps."""
@@ -113,6 +113,10 @@ class Certificate:
     """sha256 of the ids as little-endian int32, hex."""
     figures: tuple[Figure, ...]
     """In the order of the stages."""
+    excludes: tuple[str, ...]
+    """Faults that it excludes, for people."""
+    leaves_open: tuple[str, ...]
+    """Faults that it could not see and `vamc verify` does, for people."""
     checkpoint_digest: str
     """As in the manifest."""
     toolchain: dict[str, str]

@@ -21,6 +21,7 @@ from typing import Any
 from vamc_runtime.bench.numbers import parse_numbers
 from vamc_runtime.console import OutputLostError, StandardStreams, say
 from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from vamc_runtime.printable import printable
 from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of
 
@@ -234,7 +235,7 @@ def _speaks() -> bool:
 
 def _report(message: str) -> None:
     if _speaks():
-        say(message)
+        say(printable(message))
 
 
 class _Stop:

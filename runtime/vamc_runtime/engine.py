@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, StepArguments, cache_too_large
+from vamc_runtime.generation_config import sampling_of
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
@@ -32,9 +33,9 @@ from vamc_runtime.sequence import FinishReason, check_prompt
 from vamc_runtime.sequence import Sequence as Request
 from vamc_runtime.statistics import GenerationStatistics
 from vamc_runtime.text.chat import ChatFormat, Message, build_chat
+from vamc_runtime.text.checkpoint_files import read_json
 from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
-from vamc_runtime.text.tokenizer_config import read_json
 from vamc_runtime.weights_memory import HugePages, OnLoad
 
 Prompt = str | Sequence[int]
@@ -218,8 +219,8 @@ class LLM:
 
     def default_sampling(self, **overrides: object) -> SamplingParams:
         """The checkpoint's own generation settings (generation_config.json), with the given fields replaced."""
-        config = read_json(self._files / "generation_config.json")
-        return SamplingParams.from_generation_config(config, **overrides)
+        path = self._files / "generation_config.json"
+        return sampling_of(read_json(path), path, **overrides)
 
     def encode_chat(self, messages: Sequence[Message], params: SamplingParams) -> list[int]:
         """Token ids of a conversation, cut from the left so that `params.max_new_tokens` fit.
@@ -285,7 +286,7 @@ class LLM:
         eos = self.tokenizer.eos_ids if self.has_tokenizer else frozenset()
         tokenizer = self.tokenizer if self.has_tokenizer else None
         request = Request(prompt_ids=ids, params=params, eos_ids=eos)
-        return _Live(index, request, Sampler(params, ids), OutputText(tokenizer, params.stop))
+        return _Live(index, request, Sampler(params, ids, eos), OutputText(tokenizer, params.stop))
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         ids = self.tokenizer.encode(check_text(prompt)) if isinstance(prompt, str) else token_ids(prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from vamc_runtime.certificate import Certificate, Figure, read_certificate
@@ -41,6 +42,11 @@ def _here(runstream: Runstream) -> str:
         return f"none on this machine: {error.found}"
 
 
+def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """A line for each text, the first with the label."""
+    return [("" if number else label, text) for number, text in enumerate(texts)]
+
+
 def describe(runstream: Runstream) -> list[tuple[str, str]]:
     """Label and value of every line of the summary."""
     manifest: Manifest = runstream.manifest
@@ -68,6 +74,8 @@ def describe(runstream: Runstream) -> list[tuple[str, str]]:
         ("runs", _here(runstream)),
         ("numerics", verified),
         *(("", line) for line in figures),
+        *_labelled("excluded", () if certificate is None else certificate.excludes),
+        *_labelled("left open", () if certificate is None else certificate.leaves_open),
         ("self-test", _self_test(runstream, certificate)),
         ("checkpoint", f"{manifest.checkpoint.path}"),
         ("", f"digest {manifest.checkpoint.digest[:16]}"),

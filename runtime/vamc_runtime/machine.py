@@ -6,11 +6,20 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-# Linux, arch/x86/include/uapi/asm/prctl.h: permission for a state component that is too large to save by default.
-_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+AMX_TILE = "amx_tile"
+# Linux, arch/x86/include/uapi/asm/prctl.h: what registers it saves for processes (as the CPU's XCR0 numbers them), and
+# permission for a state component that is too large to save by default.
+_SYS_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1021, 0x1023, 18
+# Beginning of a feature's name -> the registers that it needs: XMM and YMM; masks, and the upper parts and the second
+# half of ZMM; the configuration of tiles and the tiles.
+_REGISTERS = {
+    ("avx512",): 0b1110_0110,
+    ("avx", "fma", "f16c", "xop", "vaes", "vpclmulqdq"): 0b110,
+    ("amx_",): 0b11 << 17,
+}
 
 
 def _read(file: Path) -> str:
@@ -31,8 +40,40 @@ def _proc_field(file: str, *names: str) -> str:
 
 
 def cpu_features() -> frozenset[str]:
-    """Feature names as /proc/cpuinfo lists them (`flags` on x86, `Features` on Arm)."""
-    return frozenset(_proc_field("cpuinfo", "flags", "Features").split())
+    """Feature names as /proc/cpuinfo lists them (`flags` on x86, `Features` on Arm), as far as a process can use them.
+
+    A hypervisor may show instructions and keep their registers from Linux: it lists them, and they are illegal.
+    """
+    listed = frozenset(_proc_field("cpuinfo", "flags", "Features").split())
+    saved = saved_registers()
+    return listed if saved is None else usable_features(listed, saved)
+
+
+def usable_features(listed: Collection[str], saved: int) -> frozenset[str]:
+    """Features whose registers are saved; `saved` has a bit for each set of registers, as XCR0 numbers them."""
+
+    def needs(name: str) -> int:
+        return next((bits for starts, bits in _REGISTERS.items() if name.startswith(starts)), 0)
+
+    return frozenset(name for name in listed if needs(name) & saved == needs(name))
+
+
+def saved_registers() -> int | None:
+    """The sets of registers that Linux saves for processes, a bit for each as XCR0 numbers them.
+
+    None where it does not say: before Linux 5.16, in some sandboxes, on other architectures.
+    """
+    if platform.machine() != "x86_64":
+        return None
+    bits = ctypes.c_uint64()
+    libc = ctypes.CDLL(None, use_errno=True)
+    known = libc.syscall(_SYS_ARCH_PRCTL, _ARCH_GET_XCOMP_SUPP, ctypes.byref(bits)) == 0 and bits.value
+    return bits.value if known else None
+
+
+def boot_id() -> str:
+    """Names this start of this machine; empty where Linux does not say."""
+    return _read(Path("/proc/sys/kernel/random/boot_id"))
 
 
 def cpu_model() -> str:

@@ -160,6 +160,26 @@ class Manifest:
     settings: dict[str, Any]
     """The build config's effective settings."""
 
+    @property
+    def step_digest(self) -> str:
+        """sha256, hex, over what the compiled step was made for; every rank's weights carry it too.
+
+        Compiled code reads memory as these numbers told the compiler: a runstream that says others beside weights of
+        the same checkpoint would read where nothing is.
+        """
+        records = [dataclasses.asdict(part) for part in (self.model, self.precision, self.limits, self.kv_cache)]
+        return _digest([*records, self.tensor_parallel, self.parameters])
+
+    def rank_metadata(self, rank: int) -> dict[str, str]:
+        """What a rank's weight file says about itself, so that no rank ever runs another's weights."""
+        return {
+            "format": "vamc",
+            "rank": str(rank),
+            "ranks": str(self.tensor_parallel),
+            "checkpoint": self.checkpoint.digest,
+            "step": self.step_digest,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The file's content, its digest included."""
         content = dataclasses.asdict(self)
@@ -173,7 +193,11 @@ class Manifest:
 def digest_of(content: Mapping[str, Any]) -> str:
     """sha256, hex, over what a manifest holds but its digest, written as JSON with sorted keys and no blanks."""
     rest = {key: value for key, value in content.items() if key != DIGEST_KEY}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return _digest(rest)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -11,6 +11,7 @@ from vamc_runtime.console import print_json
 from vamc_runtime.engine import LLM, Prompt
 from vamc_runtime.errors import UserError
 from vamc_runtime.load_progress import LoadProgress
+from vamc_runtime.printable import printable
 from vamc_runtime.sampling import SamplingParams
 from vamc_runtime.text.chat import Message
 
@@ -18,12 +19,14 @@ from vamc_runtime.text.chat import Message
 class OrderedOutput:
     """Writes the outputs of several prompts one after the other while all are generated at once.
 
-    The first unfinished output is written as it comes; later ones wait until it is their turn.
+    The first unfinished output is written as it comes; later ones wait until it is their turn. A terminal shows control
+    characters written out (a model may have learnt them, or be made to say them); a file or a pipe gets every byte.
     """
 
     def __init__(self, prompts: list[str], stream: TextIO) -> None:
         self._prompts = prompts
         self._stream = stream
+        self._is_terminal = stream.isatty()
         self._waiting = [""] * len(prompts)
         self._finished = [False] * len(prompts)
         self._current = 0
@@ -35,7 +38,7 @@ class OrderedOutput:
             self._write(f"[{self._current + 1}/{len(self._prompts)}] {shown}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.write(printable(text.replace("\r\n", "\n")) if self._is_terminal else text)
         self._stream.flush()
 
     def push(self, index: int, text: str, finished: bool) -> None:
@@ -62,7 +65,7 @@ def _sampling(llm: LLM, options: argparse.Namespace) -> SamplingParams:
         top_p=options.top_p,
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
-        stop=tuple(options.stop),
+        stop=tuple(options.stop) or None,
         ignore_eos=options.ignore_eos,
     )
 

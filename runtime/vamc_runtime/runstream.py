@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import platform
 import stat
 from collections.abc import Sequence
@@ -14,16 +15,17 @@ from pathlib import Path
 from vamc_runtime.arrays import ALIGNMENT_BYTES
 from vamc_runtime.errors import UserError
 from vamc_runtime.file_content import check_content, damaged, unreadable
-from vamc_runtime.machine import cpu_features, cpu_model, request_amx
+from vamc_runtime.machine import AMX_TILE, cpu_features, cpu_model, request_amx
 from vamc_runtime.manifest import FileRecord, Library, Manifest, read_manifest
-from vamc_runtime.manifest_checks import weights_name
+from vamc_runtime.manifest_checks import VM_LIBRARY, weights_name
 from vamc_runtime.records import COPY_OR_COMPILE
 from vamc_runtime.safetensors_file import SafetensorsHeader, is_pad, read_header
 from vamc_runtime.stored_path import StoredPath
 from vamc_runtime.strict_json import shown
 
-AMX_TILE = "amx_tile"
 TOKENIZER_FOLDER = "tokenizer"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,36 +140,39 @@ def check_toolchain(runstream: Runstream) -> None:
         )
 
 
-def _usable_features(libraries: Sequence[Library]) -> frozenset[str]:
-    """This CPU's features, without AMX where a library needs it and Linux does not let this process use it."""
-    present = cpu_features()
-    wants_amx = any(AMX_TILE in library.requires for library in libraries)
-    if AMX_TILE in present and wants_amx and not request_amx():
-        return frozenset(name for name in present if not name.startswith("amx_"))
-    return present
-
-
 def choose_library(runstream: Runstream) -> Library:
     """The library for the most capable CPU that this machine's CPU can stand in for.
 
+    One that uses the tile unit (AMX) is taken only where Linux grants it and its products were tried and are right.
+
     Raises:
-        UserError: this CPU lacks instructions that every library uses.
+        UserError: this CPU lacks instructions that every library uses, or its tile unit cannot be used.
     """
-    machine = platform.machine()
-    libraries = runstream.manifest.libraries
-    present = _usable_features(libraries)
-    usable = [lib for lib in libraries if lib.machine == machine and set(lib.requires) <= present]
-    if usable:
-        return max(usable, key=lambda lib: len(lib.requires))
-    lines = []
-    for library in libraries:
+    machine, present = platform.machine(), cpu_features()
+    refused = []
+    for library in sorted(runstream.manifest.libraries, key=lambda each: len(each.requires), reverse=True):
         lacks = [library.machine] if library.machine != machine else sorted(set(library.requires) - present)
-        lines.append(f"  {library.mcpu} needs {', '.join(lacks)}")
+        mistake = "" if lacks or AMX_TILE not in library.requires else _amx_mistake(runstream, library)
+        if not lacks and not mistake:
+            return library
+        if mistake:
+            _log.warning("vamc: not using the library for %s: the tile unit (AMX): %s", library.mcpu, mistake)
+        refused.append(f"  {library.mcpu} needs {', '.join(lacks) or f'AMX: {mistake}'}")
     raise UserError(
-        f"this CPU ({cpu_model()}) lacks what the runstream's libraries use:\n" + "\n".join(lines),
+        f"this CPU ({cpu_model()}) lacks what the runstream's libraries use:\n" + "\n".join(refused),
         expected="a CPU with these features",
         fix="compile with backend.target.mcpu naming a lower level, such as [x86-64-v3]",
     )
+
+
+def _amx_mistake(runstream: Runstream, library: Library) -> str:
+    """Why a library's tile code is not to be used on this machine; empty where it is right."""
+    from vamc_runtime.amx_check import find_mistake_once  # most machines never need it
+
+    if not request_amx():
+        return "Linux does not grant it to this process"
+    code = runstream.manifest.files[library.file].sha256
+    return find_mistake_once(runstream.path / VM_LIBRARY, runstream.path / library.file, library.requires, code)
 
 
 def check_rank_weights(runstream: Runstream, rank: int) -> SafetensorsHeader:
@@ -179,12 +184,9 @@ def check_rank_weights(runstream: Runstream, rank: int) -> SafetensorsHeader:
     """
     manifest = runstream.manifest
     header = read_header(runstream.weights_file(rank))
-    expected = {
-        "rank": str(rank),
-        "ranks": str(manifest.tensor_parallel),
-        "checkpoint": manifest.checkpoint.digest,
-    }
-    for key, value in expected.items():
+    expected = manifest.rank_metadata(rank)
+    for key in ("rank", "ranks", "checkpoint"):
+        value = expected[key]
         if header.metadata.get(key) != value:
             raise UserError(
                 f"{header.path} holds the weights of {key} {header.metadata.get(key)}",
@@ -192,6 +194,12 @@ def check_rank_weights(runstream: Runstream, rank: int) -> SafetensorsHeader:
                 fix="files of ranks or runstreams were mixed up: copy the runstream again, or compile it again",
             )
     _check_tensors(header, manifest.parameters)
+    if header.metadata.get("step") != expected["step"]:
+        raise UserError(
+            f"{header.path} holds weights for another step than manifest.json describes",
+            expected="the weights of the same build: its model, precision, limits and KV cache",
+            fix="files of runstreams were mixed up, or one was edited: copy the runstream again, or compile it again",
+        )
     return header
 
 

@@ -85,7 +85,7 @@ class Scheduler:
             UserError: it needs more pages than the whole pool has.
         """
         num_prompt = len(sequence.prompt_ids)
-        max_tokens = min(num_prompt + sequence.params.max_new_tokens, self._max_context_tokens)
+        max_tokens = min(num_prompt + sequence.params.max_output_tokens(num_prompt), self._max_context_tokens)
         assert 0 < num_prompt < max_tokens, f"prompt of {num_prompt} tokens: was check_prompt called?"
         assert sequence.num_computed == 0 and not sequence.pages, "the sequence was scheduled before"
         num_pages = -(-max_tokens // self._page_tokens)

@@ -82,12 +82,12 @@ def _check_nesting_and_text(value: Any) -> None:
     """Without recursion: what walks through the value later may use it."""
     level, depth = [value], 0
     while level:
-        if depth > MAX_DEPTH:
-            raise ValueError(_TOO_DEEP)
         below: list[Any] = []
         for item in level:
             if isinstance(item, str):
                 _check_text(item)
+            elif isinstance(item, (dict, list)) and depth == MAX_DEPTH:
+                raise ValueError(_TOO_DEEP)
             elif isinstance(item, dict):
                 below += item.keys()
                 below += item.values()

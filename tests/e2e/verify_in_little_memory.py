@@ -39,7 +39,7 @@ def traced(checkpoint: Path, config: Path) -> Subject:
     graphs = make_rank_graphs(
         inputs.source, 1, ModelPrecision.of(request.config), num_workers=1, on_progress=lambda done, total: None
     )
-    manifest = _manifest(request.config, inputs, graphs, [], {}, "")
+    manifest = _manifest(request.config, inputs, graphs, [], "")
     return subject_of(request.config, inputs, Built(checkpoint / "nothing", manifest, tuple(graphs)))
 
 

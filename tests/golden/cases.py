@@ -70,6 +70,12 @@ def every_case() -> Iterator[Case]:
                 yield Case(model, precision, tp)
 
 
+def held_out_text(model: str) -> str:
+    """Text of the kind that a demo model was trained on, and that it never read."""
+    name = "held_out_gazette.txt" if model == "baichuan2-7b-mini" else "held_out.txt"
+    return (CHECKPOINTS / name).read_text(encoding="utf-8")
+
+
 def build_case(case: Case, folder: Path, mcpu: Sequence[str] = (), *, keep_intermediates: bool = False) -> Subject:
     """Compile a case into `folder`, which is made; what comes out is not verified.
 

@@ -46,6 +46,7 @@ def render() -> dict[str, str]:
     golden = read_golden()
     return {
         "budgets": render_budgets(),
+        "excluded": render_excluded(),
         "noise": render_noise(),
         "measured": render_measured(golden),
         "steps": render_steps(golden),
@@ -89,6 +90,15 @@ def render_budgets() -> str:
         for item in fields(Budget)
     ]
     return _table(["", *budgets], rows)
+
+
+def render_excluded() -> str:
+    """What a certificate excludes and leaves open, in the certificate's own words."""
+    from vamc_compiler.verify.faults import EXCLUDED, LEFT_OPEN
+
+    rows = [["excluded", f"{check}", text] for check, text in EXCLUDED.items()]
+    rows += [["left open", reason, text] for reason, text in LEFT_OPEN.items()]
+    return _table(["", "comparison, or reason", "fault"], rows, 3)
 
 
 def _budgets() -> Mapping[str, object]:

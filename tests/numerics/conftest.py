@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from fixture_types import HeldOut, Reference
-from golden.cases import CHECKPOINTS
+from golden.cases import CHECKPOINTS, held_out_text
 
 from vamc_runtime.text.tokenizer import load_tokenizer
 
@@ -40,11 +40,10 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="session")
 def held_out() -> HeldOut:
-    """`held_out(model)`: 512 tokens of text that no demo model was trained on."""
-    text = (CHECKPOINTS / "held_out.txt").read_text(encoding="utf-8")
+    """`held_out(model)`: 512 tokens of the kind of text that the model was trained on, and of none that it read."""
 
     def tokens(model: str) -> list[int]:
-        ids = load_tokenizer(CHECKPOINTS / model).encode(text)[:NUM_TOKENS]
+        ids = load_tokenizer(CHECKPOINTS / model).encode(held_out_text(model))[:NUM_TOKENS]
         assert len(ids) == NUM_TOKENS, "the held-out text is long enough"
         return ids
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vamc_compiler.verify.faults import Reason
+
 SOURCE_CODE = "source_code/"
 
 
@@ -20,7 +22,7 @@ class Case:
     """A model and how it is built."""
 
     model: Literal["alibi", "rotary"]
-    precision: Literal["fp16", "int8", "w8a8"]
+    precision: Literal["fp16", "fp16 prefill bf16", "bf16", "int8", "w8a8"]
     num_ranks: int
 
     def __str__(self) -> str:
@@ -73,6 +75,8 @@ class Mutation:
     """What `damage` does, for people."""
     found: tuple[Found, ...]
     """The first failing pairs, in order; more may follow."""
+    unseen: Reason | None = None
+    """Why the short verification of a build does not see it; None where it does."""
 
 
 _ALIBI_BUILDS: tuple[tuple[Literal["fp16", "int8", "w8a8"], int], ...] = (("int8", 2), ("fp16", 4), ("w8a8", 2))

@@ -14,7 +14,8 @@ from workshop import Workshop
 from vamc_compiler.verify.result import BudgetLine, PairResult
 
 PART = "mutations"
-TITLES = ("Mutation", "Model", "Injected by", "Caught by", "Named")
+TITLES = ("Mutation", "Model", "Injected by", "Caught by", "Named", "`vamc compile`")
+_UNSEEN = "does not see it: "
 _WHEN = {
     "modeling": "",
     "modeling and trace": ", traced again",
@@ -62,17 +63,40 @@ def _named(pair: PairResult, num_ranks: int) -> str:
 
 def rows(mutation: Mutation, workshop: Workshop) -> Iterator[list[str]]:
     """A line for each comparison that has to fail."""
+    build = _caught_by_a_build(mutation, workshop)
     failed = [pair for pair in workshop.verified(mutation).pairs if not pair.passed]
     for number, pair in enumerate(failed[: len(mutation.found)]):
         first = ["", "", ""] if number else [mutation.name, str(mutation.case), _injected(mutation)]
-        yield [*first, _caught(pair), _named(pair, mutation.case.num_ranks)]
+        yield [*first, _caught(pair), _named(pair, mutation.case.num_ranks), "" if number else build]
+
+
+def _caught_by_a_build(mutation: Mutation, workshop: Workshop) -> str:
+    """What the verification of a build says: the first comparison that fails, or why none does."""
+    try:
+        failed = [pair for pair in workshop.certified(mutation) if not pair.passed]
+    except KeyError as error:  # while the graph is made
+        return f"does not compile it: no {error.args[0]}"
+    assert bool(failed) is (mutation.unseen is None), f"{mutation.name}: what a build does not see has a reason"
+    if failed:
+        return f"refuses it: {_caught(failed[0])}"
+    return f"{_UNSEEN}{mutation.unseen}"
+
+
+def _cells() -> list[list[str]]:
+    """The rows that the document shows."""
+    part = DOCUMENT.read_text(encoding="utf-8").partition(f"<!-- {PART}: begin")[2].partition(f"<!-- {PART}: end")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def names() -> list[str]:
     """The mutations that the document shows."""
-    part = DOCUMENT.read_text(encoding="utf-8").partition(f"<!-- {PART}: begin")[2].partition(f"<!-- {PART}: end")[0]
-    cells = [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("|")]
-    return [name for name in cells[2:] if name]
+    return [row[0] for row in _cells() if row[0]]
+
+
+def unseen_names() -> dict[str, str]:
+    """Those of which it says that a build does not see them, and why."""
+    return {row[0]: row[-1].removeprefix(_UNSEEN) for row in _cells() if row[-1].startswith(_UNSEEN)}
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ MODELING = (
         edits=(
             Edit(_EAGER_ATTENTION, "torch.softmax(scores, -1)", "torch.softmax(scores, -1).bfloat16().to(query.dtype)"),
         ),
+        unseen="not compiled",
         found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -69,6 +70,7 @@ MODELING = (
         case=ALIBI,
         during="modeling",
         edits=(Edit("source_code/parallel_layers.py", "self.eps = eps", "self.eps = 10 * eps"),),
+        unseen="below the rounding",
         found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op="RMSNorm model.layers.0.input_layernorm"),),
     ),
     Mutation(
@@ -103,6 +105,7 @@ MODELING = (
                 "    cosine, sine = (angle[..., :half].repeat_interleave(2, -1) for angle in (cosine, sine))",
             ),
         ),
+        unseen="not compiled",
         found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -123,6 +126,7 @@ MODELING = (
                 "<= position[:, None] + 1",
             ),
         ),
+        unseen="not compiled",
         found=(Found(stage=FLOAT32_STAGE, block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -180,6 +184,7 @@ MODELING = (
         case=ALIBI_W8A8,
         during="modeling",
         edits=(Edit("source_code/quantizer_vacc.py", "all_reduce_max(row_max(x)) if", "row_max(x) if"),),
+        unseen="below the rounding",
         found=(
             Found(
                 stage="modeling file, 2 ranks",
@@ -203,6 +208,7 @@ GRAPHS = (
                 "Less(key_position, position_column)",
             ),
         ),
+        unseen="not compiled",
         found=(Found(stage="exported ONNX, 1 rank", block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(
@@ -216,6 +222,7 @@ GRAPHS = (
                 "_turned = Concat <axis = -1> ({name}_low, {name}_negative)",
             ),
         ),
+        unseen="not compiled",
         found=(Found(stage="exported ONNX, 1 rank", block=_ATTENTION, op=_PAGED),),
     ),
     Mutation(

@@ -187,19 +187,13 @@ class Template:
         """The same model with other weights; replaces those of every subject that this template gave before."""
         subject = self.subject
         save_file(draw_weights(subject.source.config.raw, seed), subject.checkpoint.directory / "model.safetensors")
-        digest = subject.manifest.checkpoint.digest
         paths = [subject.runstream / f"rank_{graph.rank}" / PARAMETERS_FILE for graph in subject.graphs]
         files = [
             plan_rank_file(
                 path,
                 graph.parameters,
                 self.packings,
-                {
-                    "format": "vamc",
-                    "rank": str(graph.rank),
-                    "ranks": str(subject.num_ranks),
-                    "checkpoint": digest,
-                },
+                subject.manifest.rank_metadata(graph.rank),
             )
             for path, graph in zip(paths, subject.graphs, strict=True)
         ]

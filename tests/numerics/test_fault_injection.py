@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from mutation import CASES, COMPILED, Case, Found, Mutation
-from mutation_table import names
+from mutation import ALIBI, CASES, COMPILED, Case, Found, Mutation
+from mutation_table import names, unseen_names
 from mutations import MUTATIONS
-from workshop import PARTS, Workshop, report
+from workshop import PARTS, WHOLE_BUILD, Workshop, report, short_pairs
 
+from vamc_compiler.verify.faults import EXCLUDED, LEFT_OPEN, excluded
 from vamc_compiler.verify.reproduce import reproduce
 from vamc_compiler.verify.result import PairResult
-from vamc_compiler.verify.verification import EVERYTHING
+from vamc_compiler.verify.verification import EVERYTHING, SHORT
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,37 @@ def test_mutation_is_caught_and_located(mutation: Mutation, workshop: Workshop) 
         assert (pair.stage, pair.check) == (expected.stage, expected.check)
         assert (pair.block, pair.op, pair.ranks) == (expected.block, expected.op, expected.ranks), pair.detail
         assert expected.detail in pair.detail
+
+
+BUILT_ANEW = ("simplification changes a norm's epsilon", "epsilon of another family's norms", "RoPE with another base")
+"""Of the mutations that have to be in the whole of a build those that are built here; the table is made of all."""
+BUILT = [mutation for mutation in MUTATIONS if mutation.during not in WHOLE_BUILD or mutation.name in BUILT_ANEW]
+
+
+@pytest.mark.parametrize("mutation", BUILT, ids=lambda mutation: mutation.name.replace(" ", "-"))
+def test_a_build_with_the_mutation_gets_no_certificate(mutation: Mutation, workshop: Workshop) -> None:
+    """Where it does, the document says why it is not seen."""
+    failed = [pair for pair in workshop.certified(mutation) if not pair.passed]
+    assert bool(failed) is (mutation.unseen is None), [str(pair.location) for pair in failed]
+
+
+def test_the_document_says_what_a_build_does_not_see() -> None:
+    unseen = {mutation.name: mutation.unseen for mutation in MUTATIONS if mutation.unseen}
+    assert unseen_names() == unseen, "make numerics-update writes the table"
+    assert set(unseen.values()) == LEFT_OPEN.keys(), "every reason has an example"
+
+
+def test_what_a_certificate_excludes_is_what_its_comparisons_caught(workshop: Workshop) -> None:
+    """Every kind of fault that a certificate excludes was made, and caught by the comparison that excludes it."""
+    clean = report(workshop.clean(ALIBI), EVERYTHING)
+    assert excluded(clean) == tuple(EXCLUDED.values())
+    assert [pair.check for pair in report(workshop.clean(ALIBI), SHORT).pairs] == [
+        pair.check for pair in short_pairs(clean)
+    ], "the builds of this test see no more than vamc compile does"
+    names = ("written to the next slot in steps of one token", "one rank given another's shard")
+    made = [mutation for mutation in MUTATIONS if mutation.name in names]
+    caught = {pair.check for mutation in made for pair in workshop.certified(mutation) if not pair.passed}
+    assert caught == EXCLUDED.keys()
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from vamc_compiler.trace.export import TracedRank
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_compiler.verify.bisect import Case as Bisected
 from vamc_compiler.verify.bisect import bisect
-from vamc_compiler.verify.result import VerificationReport
+from vamc_compiler.verify.result import PairResult, VerificationReport
 from vamc_compiler.verify.subject import Subject
-from vamc_compiler.verify.verification import EVERYTHING, Failure, Part, Request, verify
+from vamc_compiler.verify.verification import EVERYTHING, SHORT, Failure, Part, Request, verify
 from vamc_compiler.weights.checkpoint import open_checkpoint
 from vamc_runtime.manifest import read_manifest
 
@@ -52,11 +52,13 @@ SIZES: dict[str, Any] = {
     "vocab_size": 288,
 }
 PRECISIONS = {
-    "fp16": ("fp16", ""),
-    "int8": ("int8", ", quantize: {type: int8_per_channel}"),
-    "w8a8": ("int8", ", quantize: {type: w8a8_dynamic}"),
+    "fp16": ("fp16", "", ""),
+    "fp16 prefill bf16": ("fp16", "", ", compile: {prefill_precision: bf16}"),
+    "bf16": ("bf16", "", ""),
+    "int8": ("int8", ", quantize: {type: int8_per_channel}", ""),
+    "w8a8": ("int8", ", quantize: {type: w8a8_dynamic}", ""),
 }
-"""`backend.dtype`, and what the front end adds."""
+"""`backend.dtype`, and what front end and back end add."""
 PARTS: dict[str, frozenset[Part]] = {
     "modeling": frozenset(("reference", "modeling")),
     "modeling and trace": frozenset(("reference", "modeling")),
@@ -67,6 +69,8 @@ PARTS: dict[str, frozenset[Part]] = {
     "files": frozenset(("modeling", "weights", "compiled")),
 }
 """The stages that are run for each kind of mutation: the one that is wrong, and what it is compared with."""
+WHOLE_BUILD = ("modeling", "modeling and trace", "graph")
+"""Mutations whose edits are in effect during all of a build when its own verification has to see them."""
 
 
 def _shapes(model: str) -> dict[str, tuple[int, ...]]:
@@ -110,12 +114,15 @@ class Workshop:
 
     Args:
         folder: for everything that is written.
+        mcpus: what is compiled for.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mcpus: Sequence[str] = (MCPU,)) -> None:
         self._folder = folder
+        self._mcpus = tuple(mcpus)
         self._count = 0
         self._clean: dict[Case, Subject] = {}
+        self.verified = functools.cache(self._verified)
         self._checkpoint = functools.cache(lambda model: write_checkpoint(model, self.new_folder() / "checkpoint"))
 
     def new_folder(self) -> Path:
@@ -126,12 +133,12 @@ class Workshop:
         return folder
 
     def _config(self, case: Case, folder: Path) -> BuildConfig:
-        dtype, quantize = PRECISIONS[case.precision]
+        dtype, quantize, backend = PRECISIONS[case.precision]
         (folder / "build.yaml").write_text(
             f"name: mutated\nworkspace: {{path: {folder}, workers: 1}}\n"
             f"frontend: {{checkpoint: {self._checkpoint(case.model)}, shape: {{input_ids: [[{CONTEXT}], [{CONTEXT}]]}},"
             f" model_kwargs: {{tp: {case.num_ranks}}}{quantize}}}\n"
-            f"backend: {{dtype: {dtype}, target: {{mcpu: [{MCPU}]}}}}\n"
+            f"backend: {{dtype: {dtype}, target: {{mcpu: [{', '.join(self._mcpus)}]}}{backend}}}\n"
             f"verify: {{when: off, tokens: {NUM_TOKENS}}}\n",
             encoding="utf-8",
         )
@@ -216,12 +223,26 @@ class Workshop:
             mutation.damage(folder / "damaged")
         return replace(clean, runstream=folder / "damaged", manifest=record_again(folder / "damaged"))
 
-    def verified(self, mutation: Mutation) -> VerificationReport:
-        """Build with the mutation, and verify; mistakes of modeling code are made while it runs."""
+    def _verified(self, mutation: Mutation) -> VerificationReport:
+        """Build with the mutation, and verify; mistakes of modeling code are made while it runs.
+
+        Where there is a runstream, as a build verifies it too: `short_pairs` are what that sees.
+        """
         self.clean(mutation.case)  # made before anything is edited
         in_effect = mutation.edits if mutation.during.startswith("modeling") else ()
+        parts = PARTS[mutation.during] | (frozenset() if mutation.during in WHOLE_BUILD else SHORT)
         with edited(in_effect):
-            return report(self.mutated(mutation), PARTS[mutation.during])
+            return report(self.mutated(mutation), parts)
+
+    def certified(self, mutation: Mutation) -> list[PairResult]:
+        """What a build says that has the mistake in all that it runs: the comparisons of its own verification."""
+        if mutation.during not in WHOLE_BUILD:
+            return short_pairs(self.verified(mutation))
+        self.clean(mutation.case)
+        folder = self.new_folder()
+        _write_source_code(mutation.edits, folder)
+        with edited(mutation.edits):
+            return list(report(self.compiled(mutation.case, folder), SHORT).pairs)
 
     def bisected(self, mutation: Mutation) -> Bisected:
         """Build with the mutation of a runstream, verify what is compiled, and bisect."""
@@ -230,6 +251,13 @@ class Workshop:
         report(subject, PARTS["library"], lambda failure: found.append(bisect(failure, subject, folder)))
         assert len(found) == 1 and found[0] is not None, "the first pair that fails is bisected, once"
         return found[0]
+
+
+def short_pairs(found: VerificationReport) -> list[PairResult]:
+    """Of a report those comparisons that a build makes as well."""
+    before = ("original", "checkpoint", "compiled")
+    after = ("weights", "compiled")
+    return [pair for pair in found.pairs if pair.before.startswith(before) and pair.after.startswith(after)]
 
 
 def report(

@@ -12,7 +12,7 @@ class BaichuanConfig(PretrainedConfig):
 
     def __init__(
         self,
-        vocab_size=1280,
+        vocab_size=3200,
         hidden_size=192,
         intermediate_size=528,
         num_hidden_layers=4,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import one_line, show_integer
 from vamc_runtime.errors import nearest_name
 
 from .constraints import AtLeast, Between, Checked, PathRole
@@ -64,7 +64,7 @@ def resolve_path(
     try:
         return (start / Path(text).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise RefusalError(place, f"found the path {printable(text)!r}, which cannot be used: {error}") from error
+        raise RefusalError(place, f"found the path {one_line(text)!r}, which cannot be used: {error}") from error
 
 
 def _typed(base: Any, kind: Any, given: Expanded, place: Place) -> Any:
@@ -101,13 +101,13 @@ def _number(kind: Any, given: Expanded, place: Place) -> float:
     except OverflowError:  # an integer beyond the floats
         value = math.inf
     if not math.isfinite(value):
-        raise RefusalError(place, f"found {printable(given.text)}, which is not finite", expected=describe_kind(kind))
+        raise RefusalError(place, f"found {one_line(given.text)}, which is not finite", expected=describe_kind(kind))
     return value
 
 
 def _quotes_fix(fits: Any, given: Expanded) -> str:
     if fits is str and given.value is not None and given.text:
-        return f'put it in quotes: "{printable(given.text)}"'
+        return f'put it in quotes: "{one_line(given.text)}"'
     if fits is int and isinstance(given.value, str) and given.text.strip().isdecimal():
         return f"remove the quotes: {given.text.strip()}"
     if fits is float and isinstance(given.value, str) and _NUMBER.fullmatch(given.text.strip()):
@@ -119,15 +119,15 @@ def _quotes_fix(fits: Any, given: Expanded) -> str:
 
 def _check(constraint: Any, value: Any, kind: Any, place: Place) -> None:
     if isinstance(constraint, AtLeast) and value < constraint.minimum:
-        raise RefusalError(place, f"found {describe_json(value)}", expected=describe_kind(kind))
+        raise RefusalError(place, f"found {show_integer(value)}", expected=describe_kind(kind))
     if isinstance(constraint, AtLeast) and value > constraint.maximum:
-        raise RefusalError(place, f"found {describe_json(value)}", expected=f"at most {constraint.maximum}")
+        raise RefusalError(place, f"found {show_integer(value)}", expected=f"at most {constraint.maximum}")
     if isinstance(constraint, Between) and not constraint.holds(value):
         raise RefusalError(place, f"found {value}", expected=constraint.description)
     if isinstance(constraint, Checked):
         complaint = constraint.complaint(value)
         if complaint:
-            raise RefusalError(place, f"found {printable(value)!r}: {complaint}", expected=constraint.description)
+            raise RefusalError(place, f"found {one_line(value)!r}: {complaint}", expected=constraint.description)
 
 
 def _choice(choices: tuple[str, ...], given: Expanded, place: Place) -> str:
@@ -154,13 +154,13 @@ def _list_of(kind: Any, tree: Tree, around: Surroundings) -> tuple[Any, ...]:
             tree.place,
             f"found {describe(tree)}",
             expected=describe_kind(tuple[kind, ...]),
-            fix=f"write it as a list: [{printable(tree.text)}]" if one and isinstance(tree, ScalarTree) else "",
+            fix=f"write it as a list: [{one_line(tree.text)}]" if one and isinstance(tree, ScalarTree) else "",
         )
     values: dict[Any, None] = {}
     for item in tree.items:
         value = convert(kind, item, around)
         if value in values:
-            raise RefusalError(item.place, f"found {printable(str(value))!r} twice", fix="keep one of the two")
+            raise RefusalError(item.place, f"found {one_line(str(value))!r} twice", fix="keep one of the two")
         values[value] = None
     return tuple(values)
 
@@ -175,7 +175,7 @@ def _texts_by_name(tree: Tree, around: Surroundings) -> dict[str, str]:
     for name, entry in tree.entries.items():
         if not isinstance(entry.tree, ScalarTree) or entry.tree.value is None:
             raise RefusalError(
-                entry.tree.place, f"found {printable(name)}: {describe(entry.tree)}", expected="a version"
+                entry.tree.place, f"found {one_line(name)}: {describe(entry.tree)}", expected="a version"
             )
         texts[name] = expand(entry.tree, around.environment).text
     return texts

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 
 from .problems import Place, Problem, RefusalError
 from .scanner import TabLoader
@@ -72,7 +72,7 @@ def plain_value(text: str) -> bool | int | float | str | None:
 def unusable_characters(text: str) -> str:
     """The first control character or half of a surrogate pair in a text, escaped; empty when there is none."""
     found = _UNUSABLE.search(text)
-    return "" if found is None else printable(found.group())
+    return "" if found is None else one_line(found.group())
 
 
 def _scalar_value(node: yaml.ScalarNode) -> bool | int | float | str | None:
@@ -136,7 +136,7 @@ class _Converter:
             self._check_text(str(node.value), place)
             quoted = node.style is not None
             return ScalarTree(place=place, value=_scalar_value(node), text=str(node.value), quoted=quoted)
-        raise RefusalError(place, f"the YAML tag {printable(node.tag.replace(_YAML, '!!'))}", fix="remove the tag")
+        raise RefusalError(place, f"the YAML tag {one_line(node.tag.replace(_YAML, '!!'))}", fix="remove the tag")
 
     def _entries(self, node: yaml.MappingNode, section: str) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vamc_runtime.errors import UserError, nearest_name
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 from .bind import Binder
 from .convert import Surroundings
@@ -87,9 +88,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}", expected=_EXPECTED_FILE) from error
     if len(data) > MAX_FILE_BYTES:
         raise UserError(f"{path}: more than {MAX_FILE_BYTES} bytes", expected=_EXPECTED_FILE)
-    if data.startswith(b"version https://git-lfs"):
-        fix = "fetch the file: git lfs pull"
-        raise UserError(f"{path}: a pointer of Git LFS, not the file itself", expected=_EXPECTED_FILE, fix=fix)
+    refuse_lfs_pointer(path, data, expected=_EXPECTED_FILE)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

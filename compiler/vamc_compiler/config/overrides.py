@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 
 from .document import parse_yaml
 from .fields import free_keys, known_keys
@@ -37,7 +37,7 @@ def _parse(override: str, place: Place) -> tuple[list[str], Tree, list[Problem]]
         raise RefusalError(place, "not of the form KEY=VALUE", expected=_FORM)
     if key not in known_keys() and key.rpartition(".")[0] not in free_keys():
         fix = did_you_mean(suggest_keys(key)) or "see docs/configuration.md for the keys"
-        raise RefusalError(place, f"unknown key {printable(key)}", expected=_FORM, fix=fix)
+        raise RefusalError(place, f"unknown key {one_line(key)}", expected=_FORM, fix=fix)
     tree, duplicates = parse_yaml(value, lambda line, column: place, key)
     return key.split("."), tree or ScalarTree(place=place, value=None, text=""), duplicates
 

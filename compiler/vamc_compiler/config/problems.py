@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 MAX_ORIGIN_CHARACTERS = 400
@@ -21,7 +21,7 @@ class Place:
 
     def __str__(self) -> str:
         return (
-            printable(self.origin, MAX_ORIGIN_CHARACTERS)
+            one_line(self.origin, MAX_ORIGIN_CHARACTERS)
             if self.line is None
             else f"{self.origin}:{self.line}:{self.column}"
         )
@@ -72,7 +72,7 @@ def as_error(file: str, problems: Sequence[Problem]) -> UserError:
 
 
 def _headline(problem: Problem) -> str:
-    parts = [str(problem.place), printable(problem.key), problem.found]
+    parts = [str(problem.place), one_line(problem.key), problem.found]
     return ": ".join(part for part in parts if part)
 
 

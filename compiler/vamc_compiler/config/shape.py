@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 
 from .convert import Surroundings, convert
 from .fields import SHAPE_FORM
@@ -63,5 +63,5 @@ def _form_refusal(tree: Tree) -> RefusalError:
     else:
         found = f"found {describe(tree)}"
         if isinstance(tree, ScalarTree) and isinstance(tree.value, int):
-            fix = f"write [[{printable(tree.text)}], [C]] with C the longest context"
+            fix = f"write [[{one_line(tree.text)}], [C]] with C the longest context"
     return RefusalError(tree.place, found, expected=SHAPE_FORM, fix=fix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 
 from .problems import Place
 
@@ -61,6 +61,6 @@ def describe_value(value: bool | int | float | str | None, text: str) -> str:
     if value is None:
         return "nothing (null)"
     if isinstance(value, str):
-        return f'"{printable(value)}" (a text)'
+        return f'"{one_line(value)}" (a text)'
     kind = {bool: "a boolean", int: "an integer", float: "a number with a fraction"}[type(value)]
-    return f"{printable(text)} ({kind})"
+    return f"{one_line(text)} ({kind})"

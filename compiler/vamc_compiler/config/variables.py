@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 
 from .document import plain_value, unusable_characters
 from .problems import Place, RefusalError
@@ -49,7 +49,7 @@ def expand(scalar: ScalarTree, environment: Mapping[str, str]) -> Expanded:
     text = "".join([*pieces, scalar.text[end:]])
     if found := unusable_characters(text):
         raise RefusalError(
-            scalar.place, f"{printable(scalar.text)} stands for a text with the character {found}", expected="UTF-8"
+            scalar.place, f"{one_line(scalar.text)} stands for a text with the character {found}", expected="UTF-8"
         )
     whole = _REFERENCE.fullmatch(scalar.text)
     retyped = whole is not None and whole["body"] is not None
@@ -64,13 +64,13 @@ def _replacement(match: re.Match[str], place: Place, environment: Mapping[str, s
         return "$", False
     body = None if match["open"] else _BODY.fullmatch(match["body"])
     if body is None:
-        found = f"the malformed variable {printable(match.group())}"
+        found = f"the malformed variable {one_line(match.group())}"
         raise RefusalError(place, found, expected="${NAME} or ${NAME:-default}", fix="write $$ for a dollar sign")
     name, default = body["name"], body["default"]
     if default is None:
         if name not in environment:
-            fix = f"set it, or give a default: ${{{printable(name)}:-default}}"
-            raise RefusalError(place, f"the variable {printable(name)}, which is not set", fix=fix)
+            fix = f"set {one_line(name)}, or give a default: ${{{one_line(name)}:-default}}"
+            raise RefusalError(place, f"the variable {one_line(name)}, which is not set", fix=fix)
         return environment[name], True
     if environment.get(name):
         return environment[name], True

@@ -36,8 +36,8 @@ define linkonce_odr <16 x float> @{LLVM_FUNCTION}(<16 x float> %c, <16 x i32> %a
 class BFloat16Dot(Arithmetic):
     """Weights in pairs of inputs [k, ceil(i / 2) + 1, 16, 2]. Tiles of 6 tokens times 4 panels.
 
-    Bound: in decode a streaming read of the weights (reached), in prefill the bf16 peak (97 to 98 % on Zen 4, 465
-    GFLOP/s on two cores).
+    Bound: in decode a streaming read of the weights (reached), in prefill the bf16 peak
+    (how near: docs/kernels.md).
     """
 
     rows: int = 6
@@ -76,7 +76,7 @@ class BFloat16Dot(Arithmetic):
 class HalfToBFloat16Dot(BFloat16Dot):
     """float16 weights [k, i, 16], rounded to bfloat16 one group of panels at a time (`prefill_precision: bf16`).
 
-    The rounded group stays in the second cache for all tokens of the call. Bound: the bf16 peak (95 % on Zen 4).
+    The rounded group stays in the second cache for all tokens of the call. Bound: the bf16 peak.
     """
 
     fetch_panels: int = 0

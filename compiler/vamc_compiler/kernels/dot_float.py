@@ -42,8 +42,9 @@ class _BlockedSums:
 class HalfFma(Arithmetic):
     """float16 weights [k, i + 2, 16], converted as they are loaded. Tiles of 6 tokens times 4 panels (AVX2: 3 times 2).
 
-    Bound: in decode a streaming read of the weights (reached), in prefill the fp32 FMA peak (95 to 97 % with AVX-512 on
-    Zen 4; 43 % with AVX2, where conversions share the ports of the multiply-adds: see `StagedHalfFma`).
+    Bound: in decode a streaming read of the weights (reached), in prefill the fp32 FMA peak (how
+    near: docs/kernels.md; far from it with AVX2, where conversions share the ports of the multiply-adds: see
+    `StagedHalfFma`).
     """
 
     rows: int
@@ -76,7 +77,7 @@ class StagedHalfFma(HalfFma):
     """The same in calls of many tokens on CPUs with narrow registers: a panel is converted once for all of them.
 
     The float32 panel stays in the second cache. Tiles of 6 tokens times 1 panel; results are `HalfFma`'s bit by
-    bit. Bound: the fp32 FMA peak (89 % with AVX2 on Zen 4).
+    bit. Bound: the fp32 FMA peak.
     """
 
     name: str = "float16_staged"
@@ -94,8 +95,8 @@ class StagedHalfFma(HalfFma):
 class PairFma(Arithmetic):
     """bfloat16 weights in pairs of inputs [k, ceil(i / 2) + 1, 16, 2], read as one uint32 per pair, on any CPU.
 
-    Tiles as `HalfFma`. Bound: in decode a streaming read of the weights (reached), in prefill the fp32 FMA peak (92 %
-    with AVX-512, 60 % with AVX2 on Zen 4).
+    Tiles as `HalfFma`. Bound: in decode a streaming read of the weights (reached), in prefill the fp32 FMA peak (how
+    near: docs/kernels.md).
     """
 
     rows: int

@@ -50,8 +50,8 @@ def scaled_sums(
 class Vnni(Arithmetic):
     """AVX-512 VNNI. Tiles of 3 tokens (16 bits) or 6 (8 bits) times 4 panels.
 
-    Bound: in decode a streaming read of the weights (reached), in prefill the int8 peak divided by the planes (97 to
-    99 % with two, 94 to 97 % with one; Zen 4, 928 GOP/s on two cores).
+    Bound: in decode a streaming read of the weights (reached), in prefill the int8 peak divided by the planes (how
+    near: docs/kernels.md).
     """
 
     form: Format
@@ -111,8 +111,8 @@ class Vnni(Arithmetic):
 class Pairs(Arithmetic):
     """AVX2 (`width` 16 numbers of 16 bits to a register) or AVX-512 without VNNI (32). Tiles of 3 or 6 tokens, 1 panel.
 
-    Bound: in decode a streaming read of the weights (reached), in prefill one vpmaddwd and one addition for two inputs
-    (234 GOP/s with AVX2, 369 with AVX-512 on two Zen 4 cores, whatever the activation's bits).
+    Bound: in decode a streaming read of the weights (reached), in prefill one vpmaddwd and one addition for two inputs,
+    whatever the activation's bits.
     """
 
     form: Format

@@ -12,8 +12,8 @@ w pages of a sequence in the table. A row is one query: a token and a head.
   threads: a few sequences with long contexts still occupy every core.
 - ALiBi, when there are slopes, adds slope * key position.
 
-Bound: in decode a streaming read of keys and values (0.6 to 1.0 of it on Zen 4, by the pages of memory), in prefill the
-fp32 FMA peak (122 to 165 of 232 GFLOP/s: see docs/kernels.md for the rest).
+Bound: in decode a streaming read of keys and values, in prefill the fp32 FMA peak (how near, and what the rest is:
+docs/kernels.md).
 """
 
 from __future__ import annotations

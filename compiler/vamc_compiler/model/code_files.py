@@ -13,7 +13,7 @@ from vamc_compiler.model.fields import Fields
 MODEL = "AutoModelForCausalLM"
 """The Auto class whose entry in `auto_map` names the model."""
 Contract = Literal["step", "transformers", "unknown"]
-_MAX_CODE_BYTES = 4 << 20
+_MAX_CODE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

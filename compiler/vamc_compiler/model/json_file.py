@@ -7,12 +7,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import describe_json, one_line
 from vamc_runtime.errors import UserError
+from vamc_runtime.git_lfs import refuse_lfs_pointer
 
 MAX_JSON_BYTES = 32 << 20
 """Larger than the index of any published checkpoint; what is parsed takes up to twenty times as much memory."""
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -28,8 +28,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         found = f"{path} cannot be read: it is not UTF-8 (byte 0x{data[error.start]:02x} at {error.start})"
         raise UserError(found, expected=f"{what}, a JSON object in UTF-8", fix="save it as UTF-8") from error
     except _DuplicateKeyError as error:
-        found = f"{path} has two different values for {printable(error.key)!r}"
-        raise UserError(found, expected="each key once", fix="keep the one that belongs to the weights") from error
+        found = f"{path} has two different values for {one_line(error.key)!r}"
+        raise UserError(
+            found, expected=f"{what}, each key once", fix="keep the one that belongs to the weights"
+        ) from error
     except RecursionError as error:
         raise UserError(f"{path} cannot be read: it is nested too deeply", expected=f"{what}, a JSON object") from error
     except ValueError as error:  # also an integer of more digits than Python converts
@@ -66,12 +68,7 @@ def _read_bytes(path: Path, what: str) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", expected=f"{what}, a JSON object") from error
-    if data.startswith(_LFS_POINTER):
-        raise UserError(
-            f"{path} is a pointer of Git LFS, not the file itself",
-            expected=f"{what}, a JSON object",
-            fix="fetch the files of the checkpoint: git lfs pull",
-        )
+    refuse_lfs_pointer(path, data, expected=f"{what}, a JSON object")
     return data
 
 

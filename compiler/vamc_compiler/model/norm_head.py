@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vamc_compiler.model.code_files import CodeTarget, assigned_classes, auto_map_of, code_path
 from vamc_compiler.model.fields import Fields
-from vamc_compiler.show import printable
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 SETTING = "frontend.model_kwargs.norm_head"
@@ -72,7 +72,7 @@ def _evidence(directory: Path, fields: Fields) -> dict[str, bool | None]:
     heads = assigned_classes(path, (target or _PUBLISHED).class_name, "lm_head")
     if heads:
         verdicts = {_HEADS.get(head) for head in heads}
-        made = " or a ".join(printable(head or "value of its own") for head in sorted(heads))
+        made = " or a ".join(one_line(head or "value of its own") for head in sorted(heads))
         evidence[f"{path} makes the head a {made}"] = verdicts.pop() if len(verdicts) == 1 else None
     if _FIRST_CLASS in names:
         evidence[f"{fields.path} names the class {_FIRST_CLASS}, which is the first Baichuan-7B's"] = False

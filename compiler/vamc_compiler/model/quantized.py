@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import describe_json, one_line
 from vamc_runtime.errors import UserError
 
 # Files that quantizers leave beside the weights -> whose they are.
@@ -71,7 +71,7 @@ def check_no_quantized_tensors(directory: Path, names: Iterable[str]) -> None:
     for name in names:
         for end, method in _TENSORS.items():
             if name.endswith(end):
-                raise _refusal(f"{directory} stores the tensor {printable(name)}", method)
+                raise _refusal(f"{directory} stores the tensor {one_line(name)}", method)
 
 
 def _method(settings: object) -> str:
@@ -81,9 +81,9 @@ def _method(settings: object) -> str:
     method = settings.get("quant_method")
     if method is None and any(settings.get(key) for key in ("load_in_8bit", "load_in_4bit")):
         method = "bitsandbytes"
-    words = "an unnamed method" if method is None else printable(str(method))
+    words = "an unnamed method" if method is None else one_line(str(method))
     bits = settings.get("bits", settings.get("w_bit"))
-    return f"{words}, {printable(str(bits))} bits" if isinstance(bits, int | str) else words
+    return f"{words}, {one_line(str(bits))} bits" if isinstance(bits, int | str) else words
 
 
 def _refusal(where: str, method: str, more: str = "") -> UserError:

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from vamc_compiler.model.code_files import CodeTarget, auto_map_of, code_path, contract_of
 from vamc_compiler.model.config import ModelConfig, model_config_from
 from vamc_compiler.model.fields import Fields
@@ -17,9 +15,10 @@ from vamc_compiler.model.json_file import read_json
 from vamc_compiler.model.norm_head import SETTING as NORM_HEAD_SETTING
 from vamc_compiler.model.norm_head import decide_norm_head
 from vamc_compiler.model.quantized import check_not_quantized
+from vamc_compiler.model.rows import architectures_of, choose_row, model_type_of
 from vamc_compiler.model.source_code import load_module, load_package
-from vamc_compiler.model.supported import check_supported, is_one_of
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.model.supported import check_supported
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 OWN_CONFIG = "config_vacc.json"
@@ -82,28 +81,6 @@ class ModelSource:
         return found
 
 
-def _model_type(fields: Fields) -> str:
-    """`model_type`, or the middle of `auto_map`'s `modeling_<type>.Class` when the checkpoint leaves it out."""
-    target = auto_map_of(fields)
-    found = fields.text("model_type", null=True)
-    return found or ("" if target is None else target.module.removeprefix("modeling_"))
-
-
-def _failures(row: Mapping[str, Any], fields: Fields) -> Iterator[str]:
-    """The conditions of a row that a config.json does not fulfil, in words."""
-    raw = fields.raw
-    for key in row.get("has", ()):
-        if not fields.has(key, null=True):
-            yield f"it has no {key}"
-    for key in row.get("lacks", ()):
-        if fields.has(key, null=True):
-            yield f"it has {key} ({describe_json(raw[key])})"
-    for key, values in row.get("where", {}).items():
-        if key in raw and not is_one_of(raw[key], values):
-            allowed = " or ".join(describe_json(value).partition(" (")[0] for value in values)
-            yield f"{key} is {describe_json(raw[key])}, not {allowed}"
-
-
 def own_modeling(checkpoint: Path) -> tuple[Fields, CodeTarget] | None:
     """The configuration and class of a modeling file that the checkpoint carries; None where it carries none.
 
@@ -115,7 +92,7 @@ def own_modeling(checkpoint: Path) -> tuple[Fields, CodeTarget] | None:
         return None
     fields = Fields(read_json(path, "the configuration of the checkpoint's own modeling file"), path)
     target = auto_map_of(fields)
-    if target is None or not target.class_name:
+    if target is None or not (target.module.isidentifier() and target.class_name.isidentifier()):
         raise UserError(
             f"{path} names no modeling file",
             expected='"auto_map": {"AutoModelForCausalLM": "modeling_<name>_vacc.<Class>"}',
@@ -140,18 +117,25 @@ def _from_checkpoint_code(
 ) -> ModelSource:
     """The modeling file that the checkpoint carries itself (`config_vacc.json` names it in `auto_map`)."""
     config = model_config_from(fields.raw, fields.path)
-    if _model_type(fields) == "baichuan":
+    if model_type_of(fields) == "baichuan":
         config = replace(config, normalize_head=decide_norm_head(checkpoint, fields, norm_head))
     elif norm_head is not None:
         config = replace(config, normalize_head=norm_head)
     file = code_path(checkpoint, target).name
-    label = f"{printable(config.model_type or 'model')} (checkpoint's own {printable(file)})"
+    label = f"{one_line(config.model_type or 'model')} (checkpoint's own {one_line(file)})"
     return ModelSource(config, (checkpoint, source_code), file, target.class_name, label, is_own_code=True)
 
 
 def has_own_modeling(checkpoint: Path) -> bool:
     """Whether the checkpoint brings a modeling file of its own."""
     return (checkpoint / OWN_CONFIG).is_file()
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long, a folder above that may not be read
+        raise UserError(f"the checkpoint {one_line(str(path))} cannot be read: {error.strerror}") from error
 
 
 def find_model(
@@ -168,7 +152,7 @@ def find_model(
     Raises:
         UserError: not a checkpoint directory, one with quantized weights, or a model that no modeling file computes.
     """
-    if not checkpoint.is_dir():
+    if not _is_directory(checkpoint):
         raise UserError(
             f"the checkpoint {checkpoint} is not a directory",
             expected="a Hugging Face checkpoint directory with config.json",
@@ -181,7 +165,7 @@ def find_model(
     if own is not None and written_for_transformers(checkpoint) is None:
         check_not_quantized(checkpoint, own[0].raw, own[0].path)
         return _from_checkpoint_code(checkpoint, source_code, *own, norm_head)
-    row = _choose_row(source_code, fields)
+    row = choose_row(source_code, fields)
     config = model_config_from(fields.raw, path)
     check_supported(
         config,
@@ -201,76 +185,6 @@ def find_model(
         )
     warnings = (*_about_own_code(checkpoint, own), *_about_classes(fields, row))
     return ModelSource(config, (source_code,), row["file"], row["class"], row["name"], warnings)
-
-
-def _read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of models.yaml, which users edit.
-
-    Raises:
-        UserError: it is no list of rows with what each needs.
-    """
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}", expected="a YAML list of models") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} holds no list of models", expected="a YAML list, one section for each model")
-    for row in rows:
-        missing = [key for key in ("name", "model_type", "file", "class") if not isinstance(row.get(key), str)]
-        lists = [key for key in ("has", "lacks", "computes") if not isinstance(row.get(key, []), list)]
-        where = row.get("where", {})
-        if not isinstance(where, dict) or not all(isinstance(values, list) and values for values in where.values()):
-            lists.append("where")
-        if missing or lists:
-            shown = [f"no text for {key}" for key in missing] + [f"no list for {key}" for key in lists]
-            raise UserError(
-                f"{path}: the row {printable(str(row.get('name')))!r} has {', '.join(shown)}",
-                expected="rows as the comment at its top describes them",
-            )
-    return rows
-
-
-def _choose_row(source_code: Path, fields: Fields) -> Mapping[str, Any]:
-    """The first row of models.yaml whose conditions hold.
-
-    Raises:
-        UserError: there is none; names the conditions in the way, or the known models.
-    """
-    rows = _read_rows(source_code / "models.yaml")
-    model_type = _model_type(fields)
-    failures = [(row, list(_failures(row, fields))) for row in rows if row["model_type"] == model_type]
-    for row, problems in failures:
-        if not problems:
-            return row
-    if failures:
-        nearest, problems = min(failures, key=lambda item: len(item[1]))
-        shown = "".join(f"\n  - {problem}" for problem in problems)
-        raise UserError(
-            f"{fields.path} has the model_type {model_type}, and the modeling file of {nearest['name']} "
-            f"does not compute this one:{shown}",
-            expected=_conditions(nearest),
-            fix=f"write a modeling file in {source_code} and add a row to models.yaml (docs/architecture.md)",
-        )
-    known = "\n".join(f"  - {row['name']} ({_conditions(row)})" for row in rows)
-    raise UserError(
-        f"{fields.path} describes an architecture that no modeling file covers: model_type "
-        f"{printable(model_type)!r}, architectures {_architectures(fields)}",
-        expected=f"one of\n{known}",
-        fix=f"write a modeling file in {source_code} and add a row to models.yaml (docs/architecture.md)",
-    )
-
-
-def _conditions(row: Mapping[str, Any]) -> str:
-    conditions = [f"model_type {row['model_type']}"]
-    conditions += [f"with {key}" for key in row.get("has", ())]
-    conditions += [f"without {key}" for key in row.get("lacks", ())]
-    conditions += [f"{key} {values[0]}" for key, values in row.get("where", {}).items()]
-    return ", ".join(conditions)
-
-
-def _architectures(fields: Fields) -> str:
-    """`architectures` for a message."""
-    return printable(str(fields.raw.get("architectures")))
 
 
 def _about_own_code(checkpoint: Path, own: tuple[Fields, CodeTarget] | None) -> Iterator[str]:
@@ -293,7 +207,7 @@ def _about_classes(fields: Fields, row: Mapping[str, Any]) -> Iterator[str]:
     target = auto_map_of(fields)
     if target is not None and target.module not in row.get("published_code", ()):
         yield (
-            f"{fields.path} names code of its own, {printable(target.module)}.py: compiled as {row['name']}; whether "
+            f"{fields.path} names code of its own, {one_line(target.module)}.py: compiled as {row['name']}; whether "
             "that is the same, a verification with --trust-checkpoint-code shows"
         )
     classes, known = fields.raw.get("architectures"), row.get("architectures")
@@ -302,4 +216,4 @@ def _about_classes(fields: Fields, row: Mapping[str, Any]) -> Iterator[str]:
         and known is not None
         and not (isinstance(classes, list) and classes[:1] in [[name] for name in known])
     ):
-        yield f"{fields.path} says architectures {_architectures(fields)}: compiled as {row['name']}"
+        yield f"{fields.path} says architectures {architectures_of(fields)}: compiled as {row['name']}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vamc_compiler.model.fields import Fields
-from vamc_compiler.show import describe_json, printable
+from vamc_compiler.show import describe_json, one_line
 from vamc_runtime.errors import UserError
 
 DEFAULT_THETA = 10000.0
@@ -92,7 +92,7 @@ def _section(config: Fields) -> Fields | None:
         for key, value in section.raw.items():
             if key not in _KNOWN_KEYS:
                 raise UserError(
-                    f"{section.path} has {describe_json(value)} for {printable(section.name(key))!r}",
+                    f"{section.path} has {describe_json(value)} for {one_line(section.name(key))!r}",
                     expected=f"keys that are known: {', '.join(sorted(_KNOWN_KEYS))}",
                     fix="this version does not compute what it stands for",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,43 +11,15 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
+from vamc_compiler.relax_stage.amx import amx_works
+from vamc_compiler.relax_stage.llvm_features import SWITCHED_OFF, requirements, unnamed
 from vamc_runtime.errors import UserError, nearest_name
-from vamc_runtime.machine import cpu_features
+from vamc_runtime.machine import AMX_TILE, cpu_features
 
-# LLVM's feature names (left) and those of /proc/cpuinfo (right), for the features that code generation may use.
-_FEATURES = {
-    "sse4.2": "sse4_2",
-    "popcnt": "popcnt",
-    "avx": "avx",
-    "avx2": "avx2",
-    "fma": "fma",
-    "f16c": "f16c",
-    "bmi": "bmi1",
-    "bmi2": "bmi2",
-    "movbe": "movbe",
-    "avx512f": "avx512f",
-    "avx512bw": "avx512bw",
-    "avx512cd": "avx512cd",
-    "avx512dq": "avx512dq",
-    "avx512vl": "avx512vl",
-    "avx512ifma": "avx512ifma",
-    "avx512vbmi": "avx512vbmi",
-    "avx512vbmi2": "avx512_vbmi2",
-    "avx512vnni": "avx512_vnni",
-    "avx512bitalg": "avx512_bitalg",
-    "avx512vpopcntdq": "avx512_vpopcntdq",
-    "avx512bf16": "avx512_bf16",
-    "avx512fp16": "avx512_fp16",
-    "avxvnni": "avx_vnni",
-    "gfni": "gfni",
-    "vaes": "vaes",
-    "vpclmulqdq": "vpclmulqdq",
-    "amx-tile": "amx_tile",
-    "amx-int8": "amx_int8",
-    "amx-bf16": "amx_bf16",
-}
 LOWEST = "x86-64-v3"
 FALLBACKS = ("x86-64-v4", LOWEST)
+AMX = ("amx-tile", "amx-int8", "amx-bf16")
+"""LLVM's names of what the kernels use of the tile unit."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +29,68 @@ class CpuTarget:
     mcpu: str
     requires: tuple[str, ...]
     """Features in the words of /proc/cpuinfo, sorted."""
+    without: tuple[str, ...] = ()
+    """Features of that CPU, in LLVM's words, that code generation must not use; sorted."""
 
     def tvm_target(self) -> Any:
         """TVM's target; the thread count is the runtime's business, not the code's."""
-        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "num-cores": 1})
+        return _tvm_target(self.mcpu, self.without)
 
 
-def _describe(mcpu: str) -> CpuTarget:
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    names = set(map(str, codegen.llvm_get_cpu_features(target)))
-    return CpuTarget(mcpu, tuple(sorted(flag for name, flag in _FEATURES.items() if name in names)))
+def _tvm_target(mcpu: str, without: Iterable[str]) -> Any:
+    switched_off = {"mattr": [f"-{name}" for name in without]}
+    return tvm.target.Target(
+        {"kind": "llvm", "mcpu": mcpu, "num-cores": 1} | (switched_off if switched_off["mattr"] else {})
+    )
+
+
+def _features(mcpu: str, without: Iterable[str] = ()) -> set[str]:
+    """LLVM's features of a CPU."""
+    return set(map(str, codegen.llvm_get_cpu_features(_tvm_target(mcpu, without))))
+
+
+def describe_target(mcpu: str, *, amx: bool = True) -> CpuTarget:
+    """What to compile for a CPU that LLVM knows.
+
+    Args:
+        mcpu: its name.
+        amx: False leaves the tile unit of a CPU that has one alone.
+
+    Raises:
+        UserError: LLVM may use a feature that vamc does not know how to check.
+    """
+    unwanted = SWITCHED_OFF if amx else SWITCHED_OFF.union(AMX)
+    without = tuple(sorted(unwanted & _features(mcpu)))
+    features = _features(mcpu, without)
+    unknown = unnamed(features) + sorted(features & SWITCHED_OFF)
+    if unknown:
+        raise UserError(
+            f"for {mcpu} LLVM may use {', '.join(unknown)}, which vamc does not know",
+            expected="features that a machine can be asked for before it runs the library",
+            fix="set backend.target.mcpu to an older CPU of the same family, or to x86-64-v4 or x86-64-v3",
+        )
+    return CpuTarget(mcpu, requirements(features), without)
 
 
 def host_target() -> CpuTarget:
-    """This machine's CPU, or a generic level when a virtual machine hides features that LLVM would assume."""
+    """This machine's CPU, or a generic level when a virtual machine hides features that LLVM would assume.
+
+    The tile unit (AMX) is left alone where it is hidden, or does not compute what it should.
+    """
     present = cpu_features()
+    amx = AMX_TILE in present and amx_works()
+    lacking: list[str] = []
     for mcpu in (str(codegen.llvm_get_system_cpu()), *FALLBACKS):
-        target = _describe(mcpu)
-        if {"avx2", "fma", "f16c"} <= set(target.requires) and set(target.requires) <= present:
+        try:
+            target = describe_target(mcpu, amx=amx)
+        except UserError:  # a CPU newer than this table: a generic level serves
+            continue
+        lacking = sorted(set(target.requires) - present)
+        if not lacking and {"avx2", "fma", "f16c"} <= set(target.requires):
             return target
     raise UserError(
-        f"this machine's CPU ({platform.processor() or platform.machine()}) is below {LOWEST}",
+        f"this machine's CPU ({platform.processor() or platform.machine()}) is below {LOWEST}: it lacks "
+        f"{', '.join(lacking)}",
         expected=f"a CPU with the features of {LOWEST} (AVX2, FMA, F16C)",
         fix="compile on another machine, or for another CPU: set backend.target.mcpu",
     )
@@ -86,12 +100,13 @@ def resolve_targets(mcpus: tuple[str, ...]) -> list[CpuTarget]:
     """The targets of `backend.target.mcpu`; this host when none is named.
 
     Raises:
-        UserError: LLVM does not know the name, or the CPU is below the lowest level that the kernels need.
+        UserError: LLVM does not know the name, the CPU is below the lowest level that the kernels need, or LLVM may use
+            a feature of it that no machine can be asked for.
     """
     if not mcpus:
         return [host_target()]
     known = sorted(map(str, codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm"}))))
-    lowest = set(_describe(LOWEST).requires)
+    lowest = set(describe_target(LOWEST).requires)
     targets = []
     for mcpu in mcpus:
         if mcpu not in known:
@@ -101,7 +116,7 @@ def resolve_targets(mcpus: tuple[str, ...]) -> list[CpuTarget]:
                 expected="an LLVM CPU name such as x86-64-v3, x86-64-v4, znver4, sapphirerapids",
                 fix=f"did you mean {near!r}?" if near else "see `llc -mcpu=help` or gcc's -march list",
             )
-        target = _describe(mcpu)
+        target = describe_target(mcpu)
         missing = sorted(lowest - set(target.requires))
         if missing:
             raise UserError(

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from vamc_compiler.graph import make_rank_graph, parse_model
-from vamc_compiler.precision import FLOAT32
+from vamc_compiler.precision import FLOAT32, multiplies_in_bfloat16
 from vamc_compiler.verify.blocks import TapError, first_wrong, wrong_ranks
 from vamc_compiler.verify.compare import Inside, find_within
 from vamc_compiler.verify.graph_stage import STEP_INPUTS
@@ -140,7 +140,7 @@ class _CaseWriter:
             "limit": self._failure.block_limit.worst,
             "compiled": self._failure.after.name.startswith("compiled"),
             "mcpu": [library.mcpu for library in self._subject.manifest.libraries],
-            "prefill_precision": self._subject.config.backend.compile.prefill_precision,
+            "bfloat16_prefill": multiplies_in_bfloat16(self._subject.config),
         }
         (folder / CASE_FILE).write_text(json.dumps(case, indent=1) + "\n", encoding="utf-8")
         return operations

@@ -16,7 +16,7 @@ from vamc_compiler.verify.metrics import DECIDED_NATS
 from vamc_compiler.verify.result import BlockError, BudgetLine, LogitMetrics
 
 RMS_SHARE = 0.2
-"""Of a block's largest error, what its root mean square over tokens may be where stages hold the same weights.
+"""Limit on a block's RMS error over tokens, as a fraction of its max-error limit, where stages share weights.
 
 A last bit that moves a cached value or an activation to the next level gives an error to a few tokens, a fault to all.
 """
@@ -35,6 +35,10 @@ class Budget:
     block_error: float
     exact_error: float
     """Largest error of one block between two stages that compute in float32 with the same weights."""
+    rounding_rms_share: float
+    """Limit on a block's RMS error over tokens, as a fraction of `rounding_error`, where one stage rounds weights."""
+    golden_tolerance: float
+    """Largest mean difference of log-probabilities, in nats, that a self-test on another CPU may find."""
 
     @property
     def modeling(self) -> BlockLimit:
@@ -44,7 +48,7 @@ class Budget:
     @property
     def rounding(self) -> BlockLimit:
         """Between the modeling file with the checkpoint's weights and with those that are stored."""
-        return BlockLimit(self.rounding_error)
+        return BlockLimit(self.rounding_error, self.rounding_rms_share * self.rounding_error)
 
     @property
     def exact(self) -> BlockLimit:
@@ -59,7 +63,7 @@ class Budget:
     @property
     def end_to_end(self) -> BlockLimit:
         """Between the original and compiled code."""
-        return BlockLimit(self.rounding_error + self.block_error)
+        return BlockLimit(self.rounding.worst + self.compiled.worst, self.rounding.rms + self.compiled.rms)
 
     @property
     def decided_nats(self) -> float:
@@ -84,6 +88,8 @@ _FLOAT16 = Budget(
     rounding_error=6e-3,
     block_error=1e-3,
     exact_error=1e-3,
+    rounding_rms_share=0.2,
+    golden_tolerance=2e-3,
 )
 # Kernels round activations to bfloat16 too, in compiled code only.
 _BFLOAT16 = Budget(
@@ -93,6 +99,8 @@ _BFLOAT16 = Budget(
     rounding_error=2e-2,
     block_error=5e-2,
     exact_error=1e-3,
+    rounding_rms_share=0.3,
+    golden_tolerance=0.1,
 )
 _INT8 = Budget(
     mean_kl=5e-2,
@@ -101,6 +109,8 @@ _INT8 = Budget(
     rounding_error=0.4,
     block_error=1e-2,
     exact_error=1e-3,
+    rounding_rms_share=0.35,
+    golden_tolerance=0.01,
 )
 # Activations rounded to 8 bits: the last bit of a sum now and then moves one to the next of 127 levels.
 _W8A8 = Budget(
@@ -110,11 +120,18 @@ _W8A8 = Budget(
     rounding_error=0.6,
     block_error=4e-2,
     exact_error=4e-2,
+    rounding_rms_share=0.35,
+    golden_tolerance=0.15,
 )
 
 
 def default_budget(precision: ModelPrecision, *, bfloat16_prefill: bool) -> Budget:
-    """The bounds for a precision."""
+    """The bounds for what kernels compute in.
+
+    Args:
+        precision: of the weights.
+        bfloat16_prefill: see `precision.multiplies_in_bfloat16`.
+    """
     if precision.quantization == "w8a8_dynamic":
         return _W8A8
     if precision.quantization is not None:

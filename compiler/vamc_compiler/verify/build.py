@@ -58,7 +58,8 @@ def build_subject(config: BuildConfig, folder: Path, stages: Stages, *, trust_ch
     """
     request = CompileRequest(config=config, trust_checkpoint_code=trust_checkpoint_code)
     inputs = check_inputs(request, stages.reporter)
-    tokens_of(config, inputs.source.config.vocab_size)  # a mistake about the text shows before the work
+    # A mistake about the text shows before the work.
+    tokens_of(config, inputs.tokenizer.folder, inputs.source.config.vocab_size)
     check_space(inputs, folder.parent)
     folder.mkdir()
     return subject_of(config, inputs, build_runstream(request, inputs, folder, stages))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vamc_compiler.package import toolchain_versions
 from vamc_compiler.stages import Reporter, SilentReporter, Stages
+from vamc_compiler.verify.faults import excluded, left_open
 from vamc_compiler.verify.result import VerificationReport
 from vamc_compiler.verify.subject import Subject
 from vamc_runtime.certificate import SCHEMA_VERSION, Certificate, Figure, Status, golden_of
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 GOLDEN_TOKENS = 32
 """Positions that a self-test on another CPU compares."""
-GOLDEN_TOLERANCE = {"fp16": 2e-3, "bf16": 0.1, "int8_per_channel": 0.01, "w8a8_dynamic": 0.15}
-"""Largest mean difference of log-probabilities between two CPUs, by precision, in nats (docs/numerics.md)."""
 
 
 class VerificationFailedError(Exception):
@@ -50,14 +49,18 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
     """
     if subject.config.verify.when == "off":
         return Certified(_without(subject, "off", "verify.when is off"), None)
-    from vamc_compiler.verify.verification import SHORT, Request
+    from vamc_compiler.verify.verification import SHORT, STORED, Request, budget_of
 
     obstacle = _obstacle(subject)
     if obstacle:
-        stages.reporter.warn(f"the runstream is not verified: {obstacle}")
-        return Certified(_without(subject, "skipped", obstacle), None)
+        stages.reporter.warn(f"the runstream is not verified, except for its weights: {obstacle}")
     # The original runs twice: reading its weights again costs less than a build that needs memory for the model.
-    request = Request(subject=subject, parts=SHORT, trust_checkpoint_code=trust_checkpoint_code, share_bytes=0)
+    request = Request(
+        subject=subject,
+        parts=STORED if obstacle else SHORT,
+        trust_checkpoint_code=trust_checkpoint_code,
+        share_bytes=0,
+    )
     with stages.stage("verify") as note:
         outcome = _verify(request, Stages(_Within(stages.reporter)))
         report = outcome.report
@@ -65,12 +68,36 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         note.text = f"{failed} of {len(report.pairs)} comparisons outside budget" if failed else _summary(report)
     if not report.passed:
         raise VerificationFailedError(report)
+    certificate = dataclasses.replace(
+        _without(subject, "skipped" if obstacle else "passed", obstacle),
+        figures=_figures(report),
+        excludes=excluded(report),
+    )
+    if obstacle:
+        return Certified(certificate, report)
     assert outcome.golden_logits is not None and outcome.tokens is not None, "a compiled stage ran"
     ids = outcome.tokens.sequences[0][:GOLDEN_TOKENS]
-    golden = golden_of(
-        ids, outcome.golden_logits[: len(ids)], GOLDEN_TOLERANCE[report.precision], f"compiled for {report.library}"
+    certificate = dataclasses.replace(
+        certificate,
+        reference=report.reference,
+        tokens=report.tokens.description,
+        num_tokens=report.tokens.num_tokens,
+        token_digest=report.tokens.digest,
+        leaves_open=left_open(report),
+        library=report.library,
+        golden=golden_of(
+            ids,
+            outcome.golden_logits[: len(ids)],
+            budget_of(subject.config).golden_tolerance,
+            f"compiled for {report.library}",
+        ),
     )
-    figures = tuple(
+    return Certified(certificate, report)
+
+
+def _figures(report: VerificationReport) -> tuple[Figure, ...]:
+    """Every figure that has a bound, in the order of the stages."""
+    return tuple(
         Figure(
             pair=f"{pair.before} -> {pair.after} ({pair.check})",
             name=line.name,
@@ -81,17 +108,6 @@ def certify(subject: Subject, stages: Stages, *, trust_checkpoint_code: bool) ->
         for pair in report.pairs
         for line in pair.budgets
     )
-    certificate = dataclasses.replace(
-        _without(subject, "passed", ""),
-        reference=report.reference,
-        tokens=report.tokens.description,
-        num_tokens=report.tokens.num_tokens,
-        token_digest=report.tokens.digest,
-        figures=figures,
-        library=report.library,
-        golden=golden,
-    )
-    return Certified(certificate, report)
 
 
 def _verify(request: Request, stages: Stages) -> Outcome:
@@ -122,7 +138,10 @@ class _Within(SilentReporter):
 
 def _summary(report: VerificationReport) -> str:
     """The figure that says most, and against what."""
-    kl = next(pair.metrics.kl_mean for pair in reversed(report.pairs) if pair.metrics and pair.check == "prefill")
+    found = [pair.metrics.kl_mean for pair in report.pairs if pair.metrics and pair.check == "prefill"]
+    if not found:
+        return "weights as in the checkpoint"
+    kl = found[-1]
     return f"mean KL {kl:.1e} against {report.reference or 'the modeling file'}, {report.tokens.num_tokens} tokens"
 
 
@@ -154,6 +173,8 @@ def _without(subject: Subject, status: Status, reason: str) -> Certificate:
         num_tokens=0,
         token_digest="",
         figures=(),
+        excludes=(),
+        leaves_open=(),
         checkpoint_digest=subject.manifest.checkpoint.digest,
         toolchain=toolchain_versions(),
         cpu=cpu_model(),

@@ -42,7 +42,7 @@ def run_compiled(model: onnx.ModelProto, inputs: Mapping[str, Array], case: Mapp
     weights = [tensor for tensor in model.graph.initializer if _is_weight(tensor)]
     open_model, specs = _weights_as_inputs(model, weights)
     target = resolve_targets(tuple(case["mcpu"][:1]))[0]
-    table = KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=case.get("prefill_precision") == "bf16")
+    table = KernelTable(InstructionSet.of(target.requires), bfloat16_prefill=case.get("bfloat16_prefill", False))
     num_tokens = max((len(array) for array in inputs.values() if array.dtype != np.float16), default=1)
     step = import_step(open_model, specs, table, max_step_tokens=num_tokens)
     executable = build(run_passes(step.module, target.tvm_target()), target.tvm_target())

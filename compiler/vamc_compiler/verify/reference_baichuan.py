@@ -29,6 +29,8 @@ from torch.nn import functional
 
 from vamc_compiler.model.config import ModelConfig
 
+MAX_CODE_BYTES = 1 << 20
+"""Ten times the size of any modeling file."""
 ROPE_BASE = 10000.0
 """Fixed in the published code; no configuration changes it."""
 
@@ -170,6 +172,8 @@ def published_norm_head(directory: Path, raw: Mapping[str, Any]) -> bool | None:
     """
     said = set()
     for path in directory.glob("modeling_*.py"):
+        if not path.is_file() or path.stat().st_size > MAX_CODE_BYTES:
+            continue
         code = re.sub(r"#.*", "", path.read_text(encoding="utf-8", errors="replace"))
         said |= {head == "NormHead" for head in re.findall(r"self\.lm_head\s*=\s*(?:\w+\.)*(\w+)\(", code)}
     if raw.get("z_loss_weight") is not None:

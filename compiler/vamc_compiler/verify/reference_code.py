@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Original:
 
 
 _MODEL = "AutoModelForCausalLM"
+_CLASS_NAME = re.compile(r"(?:[\w.-]+/[\w.-]+--)?\w{1,200}\.\w{1,200}")
+"""`file.Class`, or `owner/name--file.Class`."""
 _NO_CACHE = {"use_cache": False}
 
 
@@ -93,7 +96,8 @@ def _build_baichuan(directory: Path, raw: Mapping[str, Any], norm_head: bool | N
 def _auto_map(raw: Mapping[str, Any]) -> dict[str, str]:
     """The classes that the checkpoint's code has for transformers' Auto classes: `file.Class` by name."""
     found = raw.get("auto_map")
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    names = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in names if isinstance(value, str) and _CLASS_NAME.fullmatch(value)}
 
 
 def _transformers_knows(raw: Mapping[str, Any]) -> bool:

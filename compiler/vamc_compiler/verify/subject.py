@@ -116,7 +116,8 @@ def open_subject(
     )
     for warning in source.warnings:
         stages.reporter.warn(warning)
-    tokens_of(config, source.config.vocab_size)  # a mistake about the text shows before the work
+    # A mistake about the text shows before the work.
+    tokens_of(config, opened.tokenizer_folder(), source.config.vocab_size)
     fitted = fit_checkpoint(
         source,
         open_checkpoint(config.frontend.checkpoint),

@@ -17,6 +17,7 @@ from vamc_compiler.config import BuildConfig
 from vamc_compiler.verify.result import TokenSource
 from vamc_compiler.verify.steps import digest_tokens
 from vamc_runtime.errors import UserError
+from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
 
 SEQUENCE_TOKENS = 2048
@@ -36,21 +37,23 @@ class Tokens:
     source: TokenSource
 
 
-def tokens_of(config: BuildConfig, vocab_size: int) -> Tokens:
+def tokens_of(config: BuildConfig, tokenizer_dir: ReadablePath, vocab_size: int) -> Tokens:
     """The tokens that a build config asks for; see `load_tokens`."""
     context = config.frontend.shape.max_context_tokens
     assert context is not None, "check_buildable refuses configs without a context length"
-    return load_tokens(config.frontend.checkpoint, config.verify.text, config.verify.tokens, context, vocab_size)
+    return load_tokens(tokenizer_dir, config.verify.text, config.verify.tokens, context, vocab_size)
 
 
-def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_context: int, vocab_size: int) -> Tokens:
+def load_tokens(
+    tokenizer_dir: ReadablePath, text: Path | None, num_tokens: int, max_context: int, vocab_size: int
+) -> Tokens:
     """Choose `num_tokens` tokens, cut into sequences of at most `max_context` and `SEQUENCE_TOKENS` tokens.
 
     A text that holds at least one sequence but fewer than `num_tokens` tokens is used as far as it goes; the built-in
     sample is repeated instead. A single token left over makes no sequence: nothing follows that it could predict.
 
     Args:
-        tokenizer_dir: checkpoint, or a runstream's `tokenizer` folder.
+        tokenizer_dir: a runstream's `tokenizer` folder.
         text: a UTF-8 file; None takes the built-in sample, or made-up ids where there is no tokenizer.
         num_tokens: how many, at least 1.
         max_context: longest sequence that the model takes, in tokens.
@@ -64,7 +67,7 @@ def load_tokens(tokenizer_dir: Path, text: Path | None, num_tokens: int, max_con
     length = min(num_tokens, max_context, SEQUENCE_TOKENS)
     if text is None and not _has_tokenizer(tokenizer_dir):
         ids = np.random.default_rng(0).integers(vocab_size, size=num_tokens).tolist()
-        description = f"pseudo-random token ids: no tokenizer in {tokenizer_dir}"
+        description = "pseudo-random token ids: the checkpoint has no tokenizer"
     else:
         tokenizer = load_tokenizer(tokenizer_dir)
         if text is None:
@@ -89,11 +92,11 @@ def _cut(ids: Sequence[int], length: int, description: str) -> Tokens:
     return Tokens(sequences=tuple(sequences), source=source)
 
 
-def _has_tokenizer(directory: Path) -> bool:
+def _has_tokenizer(directory: ReadablePath) -> bool:
     return any((directory / name).exists() for name in ("tokenizer.json", "tokenizer.model"))
 
 
-def _check_ids(ids: Sequence[int], tokenizer_dir: Path, vocab_size: int) -> None:
+def _check_ids(ids: Sequence[int], tokenizer_dir: ReadablePath, vocab_size: int) -> None:
     largest = max(ids)
     if largest >= vocab_size:
         raise UserError(

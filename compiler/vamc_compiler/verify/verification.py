@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vamc_compiler.config import BuildConfig
 from vamc_compiler.graph import PAGE_TOKENS
 from vamc_compiler.package import toolchain_versions
+from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.stages import Stages
 from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.budgets import Budget, default_budget
@@ -30,6 +32,7 @@ from vamc_compiler.verify.tokens import Tokens, tokens_of
 from vamc_runtime.errors import UserError
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.resources import raise_lack
+from vamc_runtime.runstream import TOKENIZER_FOLDER
 from vamc_runtime.text.tokenizer import load_tokenizer
 
 Part = Literal["reference", "modeling", "graphs", "weights", "compiled"]
@@ -37,6 +40,9 @@ EVERYTHING: frozenset[Part] = frozenset(("reference", "modeling", "graphs", "wei
 SHORT: frozenset[Part] = frozenset(("reference", "weights", "compiled"))
 """What a build does by default: the checkpoint's weights against the stored ones, the original against what was
 compiled."""
+
+STORED: frozenset[Part] = frozenset(("weights",))
+"""What a build can do on a CPU that does not run what was compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +95,23 @@ def verify(request: Request, stages: Stages, on_failure: Callable[[Failure], Non
     start = time.perf_counter()
     return_freed_memory()
     subject = request.subject
-    tokens = tokens_of(subject.config, subject.source.config.vocab_size)
+    tokens = tokens_of(subject.config, subject.runstream / TOKENIZER_FOLDER, subject.source.config.vocab_size)
     with contextlib.ExitStack() as stack:
         verification = _Verification(request, tokens, stages, stack, on_failure)
         verification.run()
     return Outcome(verification.report(time.perf_counter() - start), verification.golden_logits, tokens)
 
 
+def budget_of(config: BuildConfig) -> Budget:
+    """The bounds of a build: the defaults for what its kernels compute in, where the config does not replace them."""
+    defaults = default_budget(ModelPrecision.of(config), bfloat16_prefill=multiplies_in_bfloat16(config))
+    return defaults.overridden(config.verify.budget)
+
+
 def _decoder(subject: Subject) -> Decode:
     """Token ids to text; the ids themselves where there is no tokenizer."""
     try:
-        tokenizer = load_tokenizer(subject.checkpoint.directory)
+        tokenizer = load_tokenizer(subject.runstream / TOKENIZER_FOLDER)
     except UserError:
         return lambda ids: " ".join(map(str, ids))
     return lambda ids: tokenizer.decode(list(ids))
@@ -122,12 +134,9 @@ class _Verification:
     golden_logits: Array | None = None
 
     def __post_init__(self) -> None:
-        subject, config = self.request.subject, self.request.subject.config
+        subject = self.request.subject
         self.subject = subject
-        bfloat16_prefill = config.backend.compile.prefill_precision == "bf16"
-        self.budget: Budget = default_budget(subject.precision, bfloat16_prefill=bfloat16_prefill).overridden(
-            config.verify.budget
-        )
+        self.budget: Budget = budget_of(subject.config)
         plan = plan_taps(subject.graphs[0].model(), subject.parameters)
         share = memory_share() if self.request.share_bytes is None else self.request.share_bytes
         self.opener = StageOpener(subject, plan, share, self.stack)
@@ -140,19 +149,19 @@ class _Verification:
         parts = self.request.parts
         reference = self._open_reference() if "reference" in parts else None
         single = self._modeling_on_one_rank(reference) if "modeling" in parts else None
-        previous = single or reference or self.opener.modeling_on_one_rank()
+        last = single or reference
         if single is not None:
-            previous = self._modeling_over_ranks(single)
+            last = self._modeling_over_ranks(single)
         self.opener.release("one rank")
         if "graphs" in parts:
-            previous = self._graphs(previous)
+            last = self._graphs(last or self.opener.modeling_on_one_rank())
         self.opener.release("ranks")
         if self.request.single is not None and "compiled" in parts and single is not None:
             self._compiled_on_one_rank(single, self.request.single)
         if "weights" in parts:
             self._weights()
         if "compiled" in parts:
-            self._compiled(previous, reference)
+            self._compiled(last or self.opener.modeling_on_one_rank(), reference)
 
     def _open_reference(self) -> Form | None:
         opened = self.opener.original(trust_checkpoint_code=self.request.trust_checkpoint_code)

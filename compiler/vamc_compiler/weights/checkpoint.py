@@ -82,7 +82,7 @@ def _check_index(files: WeightFiles, tensors: Mapping[str, StoredTensor]) -> Non
     for name, path in files.weight_map.items():
         if name not in tensors:
             if not why_meaningless(name):
-                problems.append(f"{name} is not in {path.name}")
+                problems.append(f"{name} is missing from {path.name}")
         elif tensors[name].path != path:
             problems.append(f"{name} is in {tensors[name].path.name}, not in {path.name}")
     if problems:

@@ -119,8 +119,6 @@ def _hint(name: str, source: ModelSource) -> str:
     for pattern, key in ((r"self_attn\.\w+\.bias$", "attention_bias"), (r"mlp\.\w+\.bias$", "mlp_bias")):
         if re.search(pattern, name):
             return f" (config.json does not declare {key})"
-    if re.search(r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|absmax)$", name):
-        return " (the weights look quantized)"
     return ""
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vamc_compiler.model.json_file import read_json
+from vamc_compiler.show import printable
 from vamc_runtime.errors import UserError
-from vamc_runtime.git_lfs import LONGEST_MARK_BYTES, refuse_lfs_pointer
 
 _INDEX_SUFFIX = ".index.json"
 _CANDIDATES = (
@@ -96,8 +96,6 @@ def _check_inside(source: Path, name: str) -> None:
 
 def _read_index(index: Path) -> WeightFiles:
     """The files of an index, all of one format."""
-    with index.open("rb") as file:
-        refuse_lfs_pointer(index, file.read(LONGEST_MARK_BYTES))
     weight_map = read_json(index, "the index of weight files").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} has no 'weight_map'", expected="tensor names and files")
@@ -125,4 +123,4 @@ def _read_index(index: Path) -> WeightFiles:
 def list_some(names: list[str], separator: str = ", ") -> str:
     """The first few of many names, and how many more there are."""
     more = f"{separator}... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more
+    return separator.join(map(printable, names[:_SHOWN])) + more

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +88,8 @@ class ReadOnce:
         weights = [_bytes_at(*span) for span in spans]
         cache = [pages[: self.num_pages].reshape(-1).view(np.uint8) for pages in executor.kv_cache]
         with executor.on_own_core():
-            weight_seconds = _read(read, weights)
-            kv_seconds = _read(read, cache) if self.num_pages else 0.0
+            weight_seconds = read_seconds(read, weights)
+            kv_seconds = read_seconds(read, cache) if self.num_pages else 0.0
         return StreamTimes(
             weight_bytes=sum(map(len, weights)),
             weight_seconds=weight_seconds,
@@ -98,8 +98,13 @@ class ReadOnce:
         )
 
 
-def _read(read: Any, parts: list[npt.NDArray[np.uint8]]) -> float:
-    """Seconds to read all of it."""
+def read_seconds(read: Any, parts: Sequence[npt.NDArray[np.uint8]]) -> float:
+    """Seconds to read all of it.
+
+    Args:
+        read: `vamc_stream_read` of a library.
+        parts: memory at multiples of 64 bytes, whole cache lines each.
+    """
     blocks = [-(-len(part) // _BLOCK_BYTES) for part in parts]
     sums = zero_pages(max(blocks) * _LINE_BYTES).view(np.int32).reshape(-1, 16)
     calls = [(as_tensor(part), as_tensor(sums[:count])) for part, count in zip(parts, blocks, strict=True) if count]
@@ -120,7 +125,12 @@ def peaks(executor: RankExecutor) -> dict[str, float]:
 
 
 def _peak(executor: RankExecutor, function: Any) -> float:
-    num_threads = len(executor.place.cores)
+    with executor.on_own_core():
+        return peak_of(function, len(executor.place.cores))
+
+
+def peak_of(function: Any, num_threads: int) -> float:
+    """Multiply-adds per second of a library's `vamc_peak_<type>`, over all threads of the calling thread's pool."""
     # About 0.5 and 1 as float32, as pairs of bfloat16 too, and harmless as bytes.
     operands = zero_pages(2 * _LINE_BYTES).view(np.int32).reshape(2, 16)
     operands[0], operands[1] = 0x3F003F00, 0x3F803F80
@@ -133,8 +143,7 @@ def _peak(executor: RankExecutor, function: Any) -> float:
         multiply_adds: int = function(arguments[0], iterations, arguments[1])
         return multiply_adds * num_threads, time.perf_counter() - begun
 
-    with executor.on_own_core():
-        run(_FIRST_TRY)  # wakes the threads
-        seconds = run(_FIRST_TRY)[1]
-        multiply_adds, seconds = run(max(_FIRST_TRY, int(_FIRST_TRY * PEAK_SECONDS / seconds)))
+    run(_FIRST_TRY)  # wakes the threads
+    seconds = run(_FIRST_TRY)[1]
+    multiply_adds, seconds = run(max(_FIRST_TRY, int(_FIRST_TRY * PEAK_SECONDS / seconds)))
     return multiply_adds / seconds

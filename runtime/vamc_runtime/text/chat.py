@@ -1,24 +1,23 @@
 """Chat messages to prompt ids, in the format the model was trained on.
 
 Two formats: Baichuan's token pair of generation_config.json (formats.md B), and the Jinja chat template that
-other checkpoints publish, run in a sandbox with the helpers transformers gives it.
+other checkpoints publish.
 """
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from vamc_runtime.errors import UserError
 from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.tokenizer import Tokenizer
-from vamc_runtime.text.tokenizer_config import read_file, read_json
+from vamc_runtime.text.tokenizer_config import read_generation_settings
 
 if TYPE_CHECKING:
-    import jinja2
+    from vamc_runtime.text.chat_template import ChatTemplate
 
 Role = Literal["system", "user", "assistant"]
 
@@ -103,8 +102,7 @@ class TemplateChat:
     """A Jinja chat template."""
 
     tokenizer: Tokenizer
-    template: jinja2.Template
-    """Compiled in a sandbox by `compile_template`."""
+    template: ChatTemplate
 
     def render(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
         system, rest = split_system(messages)
@@ -125,21 +123,8 @@ class TemplateChat:
         return prompts[starts[index]]
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        try:
-            text = self.template.render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                bos_token=self.tokenizer.bos_token,
-                eos_token=self.tokenizer.eos_token,
-            )
-        except Exception as error:  # a template is the checkpoint's code: whatever it raises is about its input
-            raise UserError(
-                f"the chat template refuses the messages: {error}",
-                expected="roles in the order the model was trained on",
-                fix="change the messages, or run without --chat",
-            ) from error
+        objects = [{"role": message.role, "content": message.content} for message in messages]
+        text = self.template.render(objects, self.tokenizer.special_tokens)
         # The template writes BOS itself where the model wants it.
         return self.tokenizer.encode(text, add_special=False)
 
@@ -147,19 +132,18 @@ class TemplateChat:
 def build_chat(directory: ReadablePath, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format that the files beside a tokenizer describe.
 
-    Baichuan's token ids in generation_config.json win; then chat_template.jinja, then `chat_template` in
-    tokenizer_config.json (a string, or a list of named templates of which "default" is taken), as in
-    transformers.
+    Baichuan's token ids in generation_config.json win over a template.
 
     Raises:
         UserError: the files describe none, or a damaged one.
     """
-    generation = read_json(directory / "generation_config.json")
+    from vamc_runtime.text.chat_template import ChatTemplate, find_template
+
+    generation = read_generation_settings(directory)
     user_id, assistant_id = generation.get("user_token_id"), generation.get("assistant_token_id")
     if isinstance(user_id, int) and isinstance(assistant_id, int):
         return BaichuanChat(tokenizer=tokenizer, user_id=user_id, assistant_id=assistant_id)
-    source, origin = _find_template(directory)
-    return TemplateChat(tokenizer=tokenizer, template=compile_template(source, origin))
+    return TemplateChat(tokenizer=tokenizer, template=ChatTemplate(*find_template(directory)))
 
 
 def split_system(messages: Sequence[Message]) -> tuple[Message | None, Sequence[Message]]:
@@ -175,71 +159,6 @@ def split_system(messages: Sequence[Message]) -> tuple[Message | None, Sequence[
     if not rest or rest[-1].role != "user":
         raise _bad_order("the last message is not from the user", messages)
     return system, rest
-
-
-def compile_template(source: str, origin: ReadablePath) -> jinja2.Template:
-    """A chat template compiled in a sandbox, with the helpers published templates rely on.
-
-    Raises:
-        UserError: the template has a syntax error.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(
-            f"the chat template of {origin} has an error in line {error.lineno}: {error.message}",
-            fix="correct the template, or run without --chat",
-        ) from error
-
-
-def _find_template(directory: ReadablePath) -> tuple[str, ReadablePath]:
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        return read_file(path).decode(errors="replace"), path
-    path = directory / "tokenizer_config.json"
-    templates = read_json(path).get("chat_template")
-    if isinstance(templates, list):
-        named = {str(entry.get("name")): entry.get("template") for entry in templates if isinstance(entry, dict)}
-        templates = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
-        if templates is None:
-            raise UserError(
-                f"{path} has several chat templates: {', '.join(named)}",
-                expected="one named default",
-                fix="name the one to use default, or run without --chat",
-            )
-    if isinstance(templates, str) and templates:
-        return templates, path
-    raise UserError(
-        f"the model in {directory} has no chat format",
-        expected="user_token_id and assistant_token_id in generation_config.json, or a chat template",
-        fix="run without --chat, or use the chat version of the model",
-    )
-
-
-def _raise_exception(message: str) -> None:
-    import jinja2
-
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(layout: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(layout)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """Unlike Jinja's own filter, leaves < > & and non-ASCII text alone."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 def _bad_order(found: str, messages: Sequence[Message]) -> UserError:

@@ -1,77 +1,83 @@
 """Reads the small JSON files a checkpoint publishes beside its tokenizer into one frozen object.
 
-`tokenizer_config.json` wins over `special_tokens_map.json` and `added_tokens.json`, as in transformers.
+Which file wins follows transformers 5.24, `PreTrainedTokenizerBase._from_pretrained`: `added_tokens_decoder` in
+tokenizer_config.json silences special_tokens_map.json and added_tokens.json; without it, special_tokens_map.json wins
+over tokenizer_config.json.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.git_lfs import refuse_lfs_pointer
 from vamc_runtime.stored_path import ReadablePath
+from vamc_runtime.text.checkpoint_files import read_json
 
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedToken:
+    """A token that is found in the text itself, before the tokenizer's model runs."""
+
+    content: str
+    """Its text."""
+    lstrip: bool = False
+    """It takes the white space before it."""
+    rstrip: bool = False
+    """It takes the white space behind it."""
+    normalized: bool = True
+    """It is looked for in the normalized text, not in the text as it is."""
+    single_word: bool = False
+    """It is found only where it is a word of its own."""
+    special: bool = False
+    """Decoding skips it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """What the JSON files beside a tokenizer say; None where they say nothing."""
 
+    tokenizer_class: str | None
+    """The class of transformers that the checkpoint names."""
     add_bos: bool | None
     """Whether encode starts with the BOS token."""
     add_eos: bool | None
     """Whether encode ends with the EOS token."""
-    bos_token: str | None
-    """Text of the beginning-of-sequence token."""
-    eos_token: str | None
-    """Text of the token that ends a sequence in the tokenizer's own opinion."""
-    special_tokens: frozenset[str]
-    """Tokens that decode skips."""
-    added_tokens: Mapping[str, int]
-    """Token text to id, for tokens added after the tokenizer model was trained."""
-    legacy: bool
-    """Sentencepiece only: the text after a special token also gets the dummy leading space."""
+    add_prefix_space: bool | None
+    """Whether encode puts a space before the text."""
+    legacy: bool | None
+    """The text after a special token also gets the space that goes before a text."""
+    added_tokens: Mapping[int, AddedToken]
+    """Tokens added after the tokenizer was trained, by the id that the file gives; ordered by id."""
+    special_tokens: Mapping[str, AddedToken]
+    """Special tokens by the name that chat templates write, bos_token for example."""
+    extra_special_tokens: tuple[AddedToken, ...]
+    """Special tokens without a name."""
     bos_id: int | None
-    """`bos_token_id` of generation_config.json."""
+    """`bos_token_id` of the generation settings."""
     eos_ids: frozenset[int]
-    """`eos_token_id` of generation_config.json, which may be one id or a list; empty when absent."""
+    """`eos_token_id` of the generation settings, which may be one id or a list; empty when absent."""
     is_baichuan: bool
     """The tokenizer is Baichuan's, which by default adds no BOS."""
 
-
-def read_file(path: ReadablePath) -> bytes:
-    """The bytes of a checkpoint file.
-
-    Raises:
-        UserError: the file cannot be read, or is a Git LFS pointer instead of the file itself.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", fix="check the path and its permissions") from error
-    refuse_lfs_pointer(path, data, fix="run `git lfs pull` in the checkpoint and publish its tokenizer files again")
-    return data
+    def text_of(self, name: str) -> str | None:
+        """The text of a named special token; None where the checkpoint has none."""
+        token = self.special_tokens.get(name)
+        return None if token is None else token.content
 
 
-def read_json(path: ReadablePath) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no such file.
+def read_generation_settings(directory: ReadablePath) -> dict[str, Any]:
+    """generation_config.json; without one, what config.json says about generation, as transformers has it.
 
     Raises:
-        UserError: the file is not valid JSON, or its top level is not an object.
+        UserError: the file is damaged.
     """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(read_file(path))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}", expected="a JSON object", fix="copy it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}", expected="a JSON object", fix="copy it again")
-    return content
+    path = directory / "generation_config.json"
+    return read_json(path if path.exists() else directory / "config.json")
 
 
 def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
@@ -81,72 +87,127 @@ def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
         UserError: a file is damaged or a value has the wrong type.
     """
     path = directory / "tokenizer_config.json"
-    config = {**read_json(directory / "special_tokens_map.json"), **read_json(path)}
-    generation = read_json(directory / "generation_config.json")
-    added, special = _added_tokens(directory, config)
+    config = read_json(path)
+    generation = read_generation_settings(directory)
+    named, extra = _special_tokens(config, path)
+    added: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in config:
+        added = _added_tokens_decoder(config["added_tokens_decoder"], path)
+    else:
+        map_path = directory / "special_tokens_map.json"
+        map_named, map_extra = _special_tokens(read_json(map_path), map_path)
+        named, extra = {**named, **map_named}, tuple(dict.fromkeys((*extra, *map_extra)))
+        special = {token.content for token in (*named.values(), *extra)}
+        added = _added_tokens_file(directory / "added_tokens.json", special)
+    name = _text(config, "tokenizer_class", path)
+    by_text = {token.content: token for token in added.values()}
+    generation_path = directory / "generation_config.json"
     return TokenizerConfig(
+        tokenizer_class=name,
         add_bos=_flag(config, "add_bos_token", path),
         add_eos=_flag(config, "add_eos_token", path),
-        bos_token=_token_text(config.get("bos_token")),
-        eos_token=_token_text(config.get("eos_token")),
-        special_tokens=special,
-        added_tokens=added,
-        legacy=config.get("legacy") is not False,
-        bos_id=_first_id(generation.get("bos_token_id")),
-        eos_ids=_ids(generation.get("eos_token_id"), directory / "generation_config.json"),
-        is_baichuan="user_token_id" in generation or str(config.get("tokenizer_class", "")).startswith("Baichuan"),
+        add_prefix_space=_flag(config, "add_prefix_space", path),
+        legacy=_flag(config, "legacy", path),
+        added_tokens=dict(sorted(added.items())),
+        special_tokens={name: by_text.get(token.content, token) for name, token in named.items()},
+        extra_special_tokens=extra,
+        bos_id=_first_id(generation.get("bos_token_id"), "bos_token_id", generation_path),
+        eos_ids=_ids(generation.get("eos_token_id"), "eos_token_id", generation_path),
+        is_baichuan=name.startswith("Baichuan") if name else "user_token_id" in generation,
     )
 
 
-def _added_tokens(directory: ReadablePath, config: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[str]]:
-    """Added tokens with their ids, and the texts of all special tokens."""
-    added: dict[str, int] = {}
-    special = {text for name in _NAMED_TOKENS if (text := _token_text(config.get(name)))}
-    try:
-        for name in ("additional_special_tokens", "extra_special_tokens"):
-            extra = config.get(name) or []
-            tokens = extra.values() if isinstance(extra, dict) else extra
-            special.update(text for token in tokens if (text := _token_text(token)))
-        for text, token_id in read_json(directory / "added_tokens.json").items():
-            added[text] = int(token_id)
-        for token_id, token in (config.get("added_tokens_decoder") or {}).items():
-            added[token["content"]] = int(token_id)
-            if token.get("special"):
-                special.add(token["content"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"the added tokens of {directory} cannot be read: {error!r}",
-            expected='added_tokens.json as {token: id}, added_tokens_decoder as {id: {"content": token}}, '
-            "lists of special tokens",
-            fix="copy tokenizer_config.json and added_tokens.json again",
-        ) from error
-    return added, frozenset(special)
+def _special_tokens(
+    config: Mapping[str, Any], path: ReadablePath
+) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...]]:
+    """Named special tokens and those without a name, of tokenizer_config.json or special_tokens_map.json."""
+    named = {name: _token(config[name], name, path) for name in _NAMED_TOKENS if config.get(name) is not None}
+    for name, value in config.items():  # a token of the model's own, image_token for example
+        if name.endswith("_token") and name not in _NAMED_TOKENS and isinstance(value, (str, dict)):
+            named[name] = _token(value, name, path)
+    extra: list[AddedToken] = []
+    for key in ("model_specific_special_tokens", "extra_special_tokens", "additional_special_tokens"):
+        value = config.get(key)
+        if isinstance(value, dict) and key != "additional_special_tokens":
+            named |= {str(name): _token(token, f"{key}.{name}", path) for name, token in value.items()}
+        elif isinstance(value, list) and key != "model_specific_special_tokens":
+            # transformers reads the older name only where the newer one says nothing.
+            extra = extra or [_token(token, key, path) for token in value]
+        elif value is not None:
+            raise _wrong(path, key, value, "a list of tokens, or an object of named ones")
+    return named, tuple(extra)
 
 
-def _token_text(token: object) -> str | None:
-    """The text of a token given as a string or, as saved by transformers, as an object with `content`."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) and text else None
+def _added_tokens_decoder(value: object, path: ReadablePath) -> dict[int, AddedToken]:
+    if not isinstance(value, dict):
+        raise _wrong(path, "added_tokens_decoder", value, 'an object {id: {"content": text}}')
+    added = {}
+    for token_id, token in value.items():
+        if not isinstance(token, dict) or not token_id.isascii() or not token_id.isdigit() or len(token_id) > 10:
+            raise _wrong(path, "added_tokens_decoder", {token_id: token}, 'an object {id: {"content": text}}')
+        added[int(token_id)] = _token(token, f"added_tokens_decoder.{token_id}", path, special=False)
+    return added
+
+
+def _added_tokens_file(path: ReadablePath, special: set[str]) -> dict[int, AddedToken]:
+    added = {}
+    for text, token_id in read_json(path).items():
+        if not text or not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < 2**32:
+            raise _wrong(path, text, token_id, "an id for every token")
+        is_special = text in special
+        added[token_id] = AddedToken(content=text, normalized=not is_special, special=is_special)
+    return added
+
+
+def _token(value: object, name: str, path: ReadablePath, *, special: bool = True) -> AddedToken:
+    """A token given as text or, as transformers saves it, as an object with `content`.
+
+    Args:
+        special: it is special, whatever the object says; else the object decides.
+    """
+    if isinstance(value, str) and value:
+        return AddedToken(content=value, normalized=not special, special=special)
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(content, str) or not content:
+        raise _wrong(path, name, value, "a text, or an object with the text as its content")
+    flags = {key: value[key] for key in _FLAGS if key in value}
+    for key, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise _wrong(path, f"{name}.{key}", flag, "true or false")
+    flags = {"normalized": not flags.get("special", special), **flags}
+    return AddedToken(content=content, **{**flags, "special": special or flags.get("special", False)})
 
 
 def _flag(config: Mapping[str, Any], key: str, path: ReadablePath) -> bool | None:
     value = config.get(key)
     if value is not None and not isinstance(value, bool):
-        raise UserError(f"{path}: {key} is {value!r}", expected="true, false or null", fix=f"correct {key}")
+        raise _wrong(path, key, value, "true, false or null")
     return value
 
 
-def _ids(value: object, path: ReadablePath) -> frozenset[int]:
+def _text(config: Mapping[str, Any], key: str, path: ReadablePath) -> str | None:
+    value = config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(path, key, value, "a text or null")
+    return value
+
+
+def _ids(value: object, key: str, path: ReadablePath) -> frozenset[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
-        raise UserError(
-            f"{path}: eos_token_id is {value!r}",
-            expected="an id or a list of ids",
-            fix="correct eos_token_id",
-        )
+        raise _wrong(path, key, value, "an id or a list of ids")
     return frozenset(ids)
 
 
-def _first_id(value: object) -> int | None:
-    first = value[0] if isinstance(value, list) and value else value
-    return first if isinstance(first, int) else None
+def _first_id(value: object, key: str, path: ReadablePath) -> int | None:
+    ids = value if isinstance(value, list) else [value]
+    return None if value is None or not ids else next(iter(_ids(ids[:1], key, path)), None)
+
+
+def _wrong(path: ReadablePath, key: str, value: object, expected: str) -> UserError:
+    shown = repr(value)
+    return UserError(
+        f"{path}: {key} is {shown if len(shown) <= 200 else shown[:200] + '...'}",
+        expected=expected,
+        fix=f"copy {path.name} from the checkpoint again, or correct {key}",
+    )

@@ -143,27 +143,27 @@ class Context:
 
 def prepare(folder: Path) -> Context:
     """Find the values in the base."""
-    places = [
-        (event.start_mark.index, event.end_mark.index)
-        for event in yaml.parse(BASE)
-        if isinstance(event, yaml.ScalarEvent)
-    ]
+    scalars = [event for event in yaml.parse(BASE) if isinstance(event, yaml.ScalarEvent)]
+    places = []
+    for event in scalars:
+        assert event.start_mark is not None and event.end_mark is not None, "parsed from a text"
+        places.append((event.start_mark.index, event.end_mark.index))
     return Context(folder, places)
 
 
 def run(context: Context, rng: random.Random) -> None:
     """Load one mutated config."""
     text = BASE
-    places = sorted(rng.sample(context.places, rng.choice((0, 1, 1, 2, 4))), reverse=True)
+    places = sorted(rng.sample(context.places, rng.choice((0, 1, 2, 4))), reverse=True)
     for first, last in places:
-        text = text[:first] + (rng.choice(HUGE) if rng.random() < 0.05 else rng.choice(VALUES)) + text[last:]
+        text = text[:first] + _replacement(text[first:last], rng) + text[last:]
     data = _damaged(text, rng).encode("utf-8", "surrogatepass")
-    for _ in range(rng.choice((0, 0, 0, 0, 1, 3))):
+    for _ in range(rng.choice((0, 0, 0, 0, 0, 0, 0, 1, 3))):
         at = rng.randrange(len(data) + 1)
         data = data[:at] + bytes([rng.randrange(256)]) + data[at + rng.randrange(2) :]
     path = context.folder / "build.yaml"
     path.write_bytes(data)
-    overrides = [_override(rng) for _ in range(rng.choice((0, 0, 1, 2)))]
+    overrides = [_override(rng) for _ in range(rng.choice((0, 0, 0, 0, 1, 2)))]
     try:
         config = load_config(path, overrides)
     except UserError as error:
@@ -174,12 +174,30 @@ def run(context: Context, rng: random.Random) -> None:
     check_buildable(config)
 
 
+def _replacement(text: str, rng: random.Random) -> str:
+    """Something else in the place of a key or value: mostly the same in another spelling, or one of its kind."""
+    if rng.random() < 0.7:
+        spellings = [
+            f'"{text}"',
+            f"'{text}'",
+            f"&new {text}",
+            f"!!str {text}",
+            f"{text}\t",
+            f"{text} ",
+            f"${{NONE:-{text}}}",
+        ]
+        if text.isdecimal():
+            spellings += ["1", "3", "16", "32", "64", "0x10", "1_6", "2147483648"]
+        return rng.choice(spellings)
+    return rng.choice(HUGE) if rng.random() < 0.05 else rng.choice(VALUES)
+
+
 def _damaged(text: str, rng: random.Random) -> str:
     """Lines moved, doubled and dropped; pieces of syntax put in; tabs for spaces."""
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
         lines = text.split("\n")
         at = rng.randrange(len(lines))
-        kind = rng.randrange(5)
+        kind = rng.choice((0, 1, 2, 3, 3, 3, 4))
         if kind == 0:
             lines.insert(rng.randrange(len(lines)), lines.pop(at))
         elif kind == 1:

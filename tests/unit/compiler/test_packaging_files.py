@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from vamc_compiler.intermediates import Intermediates
-from vamc_compiler.package import copy_tokenizer, record_files, toolchain_versions
+from vamc_compiler.package import record_files, toolchain_versions
 
 
 def test_records(tmp_path: Path) -> None:
@@ -32,26 +30,6 @@ def test_records(tmp_path: Path) -> None:
     for name, record in records.items():
         assert (record.num_bytes, record.sha256) == (len(files[name]), hashlib.sha256(files[name]).hexdigest())
     assert progress == [(i, 5) for i in range(1, 6)]
-
-
-@pytest.mark.parametrize(
-    ("present", "has_vocabulary"),
-    [
-        (("tokenizer.model", "tokenizer_config.json"), True),
-        (("tokenizer.json", "generation_config.json"), True),
-        (("tokenizer_config.json", "special_tokens_map.json"), False),
-        ((), False),
-    ],
-)
-def test_tokenizer(tmp_path: Path, present: tuple[str, ...], has_vocabulary: bool) -> None:
-    checkpoint, runstream = tmp_path / "checkpoint", tmp_path / "runstream"
-    checkpoint.mkdir()
-    runstream.mkdir()
-    for name in (*present, "tokenization_own.py", "config.json"):
-        (checkpoint / name).write_text(name)
-    assert copy_tokenizer(checkpoint, runstream) == has_vocabulary
-    copied = {path.name: path.read_text() for path in (runstream / "tokenizer").iterdir()}
-    assert copied == {name: name for name in present}, "and never a checkpoint's code"
 
 
 def test_toolchain() -> None:

@@ -44,6 +44,8 @@ def make_certificate(**changes: Any) -> Certificate:
             Figure(pair="original -> compiled", name="mean KL", value=4.8e-7, limit=1e-5, at_least=False),
             Figure(pair="original -> compiled", name="same top token", value=1.0, limit=0.98, at_least=True),
         ),
+        excludes=("a wrong number", "another model"),
+        leaves_open=("something small",),
         checkpoint_digest=fake.DIGEST,
         toolchain={"torch": "2.13.0"},
         cpu=CPU,

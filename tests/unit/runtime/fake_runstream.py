@@ -69,9 +69,11 @@ def rank_tensors(rank: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def write_rank(runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST, *, large: bool = False) -> None:
+def write_rank(
+    runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST, *, step: str = "0" * 64, large: bool = False
+) -> None:
     """A rank's weight file; a large one has more than 64 MiB, most of them in a last tensor `model.large`."""
-    metadata = {"format": "vamc", "rank": str(rank), "ranks": str(num_ranks), "checkpoint": digest}
+    metadata = {"format": "vamc", "rank": str(rank), "ranks": str(num_ranks), "checkpoint": digest, "step": step}
     tensors = rank_tensors(rank)
     if large:
         tensors["model.large"] = np.zeros(65 << 20, np.int8)
@@ -80,9 +82,9 @@ def write_rank(runstream: Path, rank: int, num_ranks: int, digest: str = DIGEST,
 
 def build_large(path: Path) -> Manifest:
     """A runstream of one rank whose weights are hashed in pieces."""
-    build(path, parameters=(*rank_tensors(0), "model.large"))
-    write_rank(path, 0, 1, large=True)
-    return write_manifest(path, make_manifest(parameters=(*rank_tensors(0), "model.large")))
+    manifest = build(path, parameters=(*rank_tensors(0), "model.large"))
+    write_rank(path, 0, 1, step=manifest.step_digest, large=True)
+    return write_manifest(path, manifest)
 
 
 def library(mcpu: str = "any", requires: Sequence[str] = (), machine: str | None = None) -> Library:
@@ -158,5 +160,5 @@ def build(path: Path, **changes: Any) -> Manifest:
     for lib in manifest.libraries:
         (path / lib.file).write_bytes(f"code for {lib.mcpu}".encode())
     for rank in range(manifest.tensor_parallel):
-        write_rank(path, rank, manifest.tensor_parallel, manifest.checkpoint.digest)
+        write_rank(path, rank, manifest.tensor_parallel, manifest.checkpoint.digest, step=manifest.step_digest)
     return write_manifest(path, manifest)

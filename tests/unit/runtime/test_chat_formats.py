@@ -106,6 +106,13 @@ def test_named_templates_and_template_file(tmp_path: Path) -> None:
     assert tokenizer.decode(build_chat(tmp_path / "file", tokenizer).render(talk("x"), 99)) == "file"
     with pytest.raises(UserError, match="a, b"):
         templated(tmp_path / "several", [{"name": "a", "template": "1"}, {"name": "b", "template": "2"}])
+    folder = tmp_path / "file" / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "tool_use.jinja").write_text("tools")
+    assert tokenizer.decode(build_chat(tmp_path / "file", tokenizer).render(talk("x"), 99)) == "file"
+    (tmp_path / "file" / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="tool_use"):
+        build_chat(tmp_path / "file", tokenizer)
 
 
 def test_template_helpers(tmp_path: Path) -> None:
@@ -115,6 +122,41 @@ def test_template_helpers(tmp_path: Path) -> None:
     )
     chat, tokenizer = templated(tmp_path, source)
     assert tokenizer.decode(chat.render(talk("<你>"), 999)) == '{"role": "user", "content": "<你>"}4'
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = "{% set n = namespace(t='ab') %}{% for i in range(99) %}{% set n.t = VALUE %}{% endfor %}{{ n.t | length }}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ENDLESS,
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        DOUBLING.replace("VALUE", "n.t ~ n.t"),
+        DOUBLING.replace("VALUE", "n.t + n.t"),
+        DOUBLING.replace("VALUE", "n.t * 2"),
+        DOUBLING.replace("VALUE", "n.t | replace('a', n.t)"),
+        DOUBLING.replace("VALUE", "n.t.replace('a', n.t)"),
+        DOUBLING.replace("VALUE", "[n.t, n.t] | join(n.t)"),
+        DOUBLING.replace("VALUE", "n.t.join([n.t, n.t])"),
+        DOUBLING.replace("VALUE", "'%s%s' % (n.t, n.t)"),
+        DOUBLING.replace("VALUE", "'{}{}'.format(n.t, n.t)"),
+        "{{ messages[0].content * 10000000000 }}",
+        "{{ messages[0].content.center(10000000000) }}",
+        "{{ messages[0].content | center(10000000000) }}",
+        "{{ '%*d' % (10000000000, 1) }}",
+        "{{ '{:10000000000}'.format(1) }}",
+        "{% set n = messages | length + 8 %}{{ n ** 1000000000 }}",
+        "{% for a in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}",
+        "{{ messages | tojson(indent=1000000000) }}",
+    ],
+)
+def test_a_template_that_does_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr("vamc_runtime.text.template_limits.MAX_SECONDS", 0.2)
+    chat, _ = templated(tmp_path, source)
+    with pytest.raises(UserError, match="the chat template refuses"):
+        chat.render(talk("a" * 50), 99)
 
 
 @pytest.mark.parametrize(

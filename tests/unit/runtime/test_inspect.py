@@ -73,6 +73,14 @@ class TestNumerics:
             lines = describe_numerics(make_certificate(status=status, reason="verify.when is off", figures=()))
             assert lines == ["not verified: verify.when is off"]
 
+    def test_what_is_excluded_and_what_is_left_open(self, tmp_path: Path) -> None:
+        build(tmp_path / "r", golden=GOLDEN)
+        lines = describe(open_runstream(tmp_path / "r"))
+        place = lines.index(("excluded", "a wrong number"))
+        assert lines[place + 1 : place + 3] == [("", "another model"), ("left open", "something small")]
+        build(tmp_path / "off", status="off", reason="verify.when is off", excludes=(), leaves_open=())
+        assert not {"excluded", "left open"} & dict(describe(open_runstream(tmp_path / "off"))).keys()
+
     def test_older_runstream(self) -> None:
         assert describe_numerics(None) == ["no certificate (compiled by an older version)"]
 
@@ -123,7 +131,7 @@ def test_text_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("json_wanted", [False, True])
 def test_damaged(tmp_path: Path, json_wanted: bool) -> None:
     manifest = build(tmp_path)
-    (tmp_path / "numerics.json").write_text('{"schema_version": 2}')
+    (tmp_path / "numerics.json").write_text('{"schema_version": 99}')
     fake.write_manifest(tmp_path, manifest)
-    with pytest.raises(UserError, match="schema version 2"):
+    with pytest.raises(UserError, match="schema version 99"):
         inspect_command(argparse.Namespace(runstream=tmp_path, verify_hash=False, json=json_wanted))

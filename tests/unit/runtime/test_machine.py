@@ -115,6 +115,53 @@ class TestCpuModel:
         assert machine.cpu_model() == "aarch64"
 
 
+FLAGS = "sse4_2 avx avx2 fma f16c vaes gfni avx_vnni avx512f avx512_bf16 amx_tile amx_int8 apx_f"
+LEGACY, AVX, AVX512, TILES = 0b11, 0b111, 0b1110_0111, 0b110_0000_0000_1110_0111
+
+
+class TestRegisters:
+    """What Linux lists, and what a process can use."""
+
+    @pytest.mark.parametrize(
+        ("saved", "lost"),
+        [
+            (TILES, ""),
+            (AVX512, "amx_tile amx_int8"),
+            (AVX | 1 << 17 | 1 << 18, "avx512f avx512_bf16"),
+            (AVX512 & ~(1 << 5), "amx_tile amx_int8 avx512f avx512_bf16"),  # mask registers are missing
+            (AVX512 & ~(1 << 7), "amx_tile amx_int8 avx512f avx512_bf16"),  # the second half of ZMM
+            (TILES & ~(1 << 17), "amx_tile amx_int8"),
+            (LEGACY, "amx_tile amx_int8 avx512f avx512_bf16 avx avx2 fma f16c vaes avx_vnni"),
+        ],
+    )
+    def test_instructions_without_their_registers(self, saved: int, lost: str) -> None:
+        listed = set(FLAGS.split())
+        assert machine.usable_features(listed, saved) == listed - set(lost.split())
+
+    @pytest.mark.parametrize("saved", [None, LEGACY])
+    def test_what_is_listed(self, files: dict[str, str], monkeypatch: pytest.MonkeyPatch, saved: int | None) -> None:
+        files["/proc/cpuinfo"] = "flags\t\t: sse4_2 avx2\n"
+        monkeypatch.setattr(machine, "saved_registers", lambda: saved)
+        expected = {"sse4_2", "avx2"} if saved is None else {"sse4_2"}
+        assert machine.cpu_features() == expected, "a Linux that does not say is believed"
+
+    def test_a_linux_that_does_not_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(
+            ctypes, "CDLL", lambda *_, **__: type("Library", (), {"syscall": staticmethod(lambda *_: -1)})
+        )
+        assert machine.saved_registers() is None
+        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        assert machine.saved_registers() is None
+
+    def test_of_this_machine(self) -> None:
+        saved = machine.saved_registers()
+        if saved is None:
+            pytest.skip("this Linux does not say")
+        assert saved & LEGACY == LEGACY, "x87 and SSE"
+        assert ("avx" in machine.cpu_features()) <= bool(saved & AVX == AVX)
+
+
 class TestAmx:
     @pytest.mark.parametrize(("answer", "granted"), [(0, True), (-1, False)])
     def test_linux_is_asked(self, monkeypatch: pytest.MonkeyPatch, answer: int, granted: bool) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_runstream as fake
 import numpy as np
 import pytest
 
-from vamc_runtime import file_content
+from vamc_runtime import amx_check, file_content
 from vamc_runtime import runstream as subject
 from vamc_runtime.errors import UserError
+from vamc_runtime.manifest import Limits
 from vamc_runtime.runstream import (
     check_hashes,
     check_rank_weights,
@@ -203,6 +206,24 @@ class TestRankWeights:
             check_rank_weights(open_runstream(path), 0)
         assert found in caught.value.found and str(path / WEIGHTS_0) in caught.value.found
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"limits": Limits(max_prefill_tokens=16, max_context_tokens=64)},
+            {"limits": Limits(max_prefill_tokens=8, max_context_tokens=128)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, page_tokens=8)},
+            {"kv_cache": replace(fake.make_manifest().kv_cache, head_dim=16)},
+            {"model": replace(fake.make_manifest().model, vocab_size=401)},
+            {"precision": replace(fake.make_manifest().precision, activations="int8")},
+        ],
+    )
+    def test_weights_of_another_step(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        """Compiled code would read memory that is not there."""
+        fake.build(tmp_path)
+        fake.write_manifest(tmp_path, fake.make_manifest(**change))
+        with pytest.raises(UserError, match="holds weights for another step than"):
+            check_rank_weights(open_runstream(tmp_path), 0)
+
     def test_tensors_that_are_not_aligned(self, path: Path) -> None:
         metadata = {"rank": "0", "ranks": "2", "checkpoint": fake.DIGEST}
         fake.write_safetensors(path / WEIGHTS_0, fake.rank_tensors(0), metadata, alignment=8)
@@ -218,6 +239,13 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(subject, "cpu_features", lambda: frozenset(features))
     monkeypatch.setattr(subject, "cpu_model", lambda: "Test CPU 3000")
     return features
+
+
+@pytest.fixture(autouse=True)
+def untried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library was tried by this process, or before on this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    amx_check.find_mistake_once.cache_clear()
 
 
 LIBRARIES = (
@@ -251,6 +279,7 @@ class TestLibrary:
     ) -> None:
         cpu.update({"avx512f", "avx512_vnni", "amx_tile", "amx_int8"})
         monkeypatch.setattr(subject, "request_amx", lambda: granted)
+        monkeypatch.setattr(amx_check, "find_mistake", lambda *_: "")
         tiles = fake.library("sapphirerapids", ["avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"])
         fake.build(tmp_path, libraries=(*LIBRARIES, tiles))
         assert choose_library(open_runstream(tmp_path)).mcpu == chosen
@@ -261,8 +290,50 @@ class TestLibrary:
         cpu.update({"amx_tile", "amx_int8"})
         monkeypatch.setattr(subject, "request_amx", lambda: False)
         fake.build(tmp_path, libraries=(fake.library("sapphirerapids", ["amx_tile", "amx_int8"]),))
-        with pytest.raises(UserError, match="sapphirerapids needs amx_int8, amx_tile"):
+        with pytest.raises(UserError, match="sapphirerapids needs AMX: Linux does not grant it to this process"):
             choose_library(open_runstream(tmp_path))
+
+    def test_amx_only_where_its_products_are_right(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Listed and granted, yet wrong: the next best library; right once, it is not tried again."""
+        cpu.update({"avx512f", "avx512_vnni", "amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: True)
+        tried: list[tuple[Path, Path]] = []
+        mistake = "ended by SIGILL"
+
+        def find_mistake(vm: Path, library: Path, requires: object) -> str:
+            tried.append((vm, library))
+            return mistake
+
+        monkeypatch.setattr(amx_check, "find_mistake", find_mistake)
+        tiles = fake.library("sapphirerapids", ["avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "amx_int8"])
+        fake.build(tmp_path / "r", libraries=(*LIBRARIES, tiles))
+        runstream = open_runstream(tmp_path / "r")
+        for _ in range(2):
+            assert choose_library(runstream).mcpu == "znver4"
+            amx_check.find_mistake_once.cache_clear()  # the next process: a failure is not remembered
+        assert "not using the library for sapphirerapids" in caplog.text and mistake in caplog.text
+        assert tried == 2 * [(tmp_path / "r/lib/libtvm_runtime.so", tmp_path / "r/lib/model.sapphirerapids.so")]
+        mistake = ""
+        for _ in range(2):
+            assert choose_library(runstream).mcpu == "sapphirerapids"
+            amx_check.find_mistake_once.cache_clear()
+        assert len(tried) == 3
+        monkeypatch.setattr(amx_check, "boot_id", lambda: "after a restart, or another machine with the same home")
+        mistake = "12 of 99 results of bf16 products are wrong"
+        assert choose_library(runstream).mcpu == "znver4"
+
+    def test_amx_is_wrong_and_nothing_else_there(
+        self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cpu.update({"amx_tile", "amx_int8"})
+        monkeypatch.setattr(subject, "request_amx", lambda: True)
+        monkeypatch.setattr(amx_check, "find_mistake", lambda *_: "it could not be tried: no memory")
+        fake.build(tmp_path, libraries=(fake.library("sapphirerapids", ["amx_tile", "amx_int8"]),))
+        with pytest.raises(UserError, match="sapphirerapids needs AMX: it could not be tried") as caught:
+            choose_library(open_runstream(tmp_path))
+        assert "backend.target.mcpu" in caught.value.fix
 
     def test_amx_is_not_asked_for_in_vain(self, tmp_path: Path, cpu: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
         cpu.add("amx_tile")

@@ -119,9 +119,9 @@ def test_penalties_follow_their_formulas() -> None:
     sampler = Sampler(params, [0, 1])
     assert sampler.sample(logits) == 4  # prompt: 4/2 = 2, -2*2 = -4
     # token 4 was generated once: 3/2 - 0.5 - 0.25 = 0.75
-    np.testing.assert_allclose(sampler._penalised(logits), [2.0, -4.0, 1.0, 0.0, 0.75])
+    np.testing.assert_allclose(sampler._adjusted(logits), [2.0, -4.0, 1.0, 0.0, 0.75])
     assert sampler.sample(logits) == 0
-    np.testing.assert_allclose(sampler._penalised(logits), [1.25, -4.0, 1.0, 0.0, 0.75])
+    np.testing.assert_allclose(sampler._adjusted(logits), [1.25, -4.0, 1.0, 0.0, 0.75])
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
@@ -179,7 +179,7 @@ def test_a_large_vocabulary_is_fast_enough(options: dict[str, Any]) -> None:
 def test_bad_values(field: str, value: Any, expected: str) -> None:
     with pytest.raises(UserError) as caught:
         SamplingParams(**{field: value})
-    assert field in caught.value.found and repr(value) in caught.value.found and expected in caught.value.expected
+    assert field in caught.value.found and repr(value)[:100] in caught.value.found and expected in caught.value.expected
 
 
 BAICHUAN2 = {

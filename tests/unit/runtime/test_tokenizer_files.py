@@ -53,42 +53,45 @@ def test_ids_and_text_are_those_of_the_tokenizers_library(tmp_path: Path, source
     assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
 
 
-def test_llama_sentencepiece_gets_bos_by_default(tmp_path: Path) -> None:
+def llama(**config: object) -> dict[str, object]:
+    return {"tokenizer_class": "LlamaTokenizer", **config}
+
+
+def test_special_tokens_of_a_sentencepiece_model(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny.write_sentencepiece(tmp_path))
-    assert tokenizer.encode("Hello")[0] == tokenizer.bos_id == 1
-    assert tokenizer.encode("Hello", add_special=False)[0] != 1
-    assert tokenizer.eos_ids == {2}
+    assert tokenizer.encode("Hello") == tokenizer.encode("Hello", add_special=False)
+    assert tokenizer.bos_id == 1 and tokenizer.eos_ids == {2}
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"tokenizer_config": {"add_bos_token": False}},
-        {"tokenizer_config": {"tokenizer_class": "BaichuanTokenizer"}},
-        {"generation_config": {"user_token_id": 3, "assistant_token_id": 4}},
-    ],
-)
-def test_baichuan_gets_no_bos(tmp_path: Path, files: dict[str, object]) -> None:
-    tokenizer = load_tokenizer(tiny.write_sentencepiece(tmp_path, **files))
-    assert tokenizer.encode("Hello") == tokenizer.encode("Hello", add_special=False)
-
-
-def test_config_can_ask_for_eos(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config={"add_eos_token": True}))
+@pytest.mark.parametrize("name", ["BaichuanTokenizer", "LlamaTokenizer"])
+def test_a_sentencepiece_model_gets_what_the_config_asks_for(tmp_path: Path, name: str) -> None:
+    config = {"tokenizer_class": name, "add_bos_token": True, "add_eos_token": True}
+    tokenizer = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config=config))
     ids = tokenizer.encode("Hello")
     assert (ids[0], ids[-1]) == (1, 2)
+    assert ids[1:-1] == tokenizer.encode("Hello", add_special=False)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_tokenizer_json_says_itself_what_goes_around_a_text(tmp_path: Path, wanted: bool) -> None:
+    """As in transformers 5."""
+    config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", "add_bos_token": wanted}
+    tokenizer = load_tokenizer(tiny.write_json(tmp_path, tiny.byte_level_json(), tokenizer_config=config))
+    assert tokenizer.encode("Hello") == [0, *tokenizer.encode("Hello", add_special=False)]
+    assert tokenizer.bos_id == 0
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
-    [({}, [0]), ({"add_bos_token": False}, []), ({"add_bos_token": True}, [0])],
+    ("generation", "config", "eos"),
+    [(None, [7, 8], {7, 8}), ({"eos_token_id": 9}, 7, {9}), ({}, 7, {1}), (None, None, {1})],
 )
-def test_config_overrules_the_post_processor(tmp_path: Path, config: dict[str, object], wanted: list[int]) -> None:
-    config = {"bos_token": {"content": "<|begin|>"}, "eos_token": "<|end|>", **config}
-    tokenizer = load_tokenizer(tiny.write_json(tmp_path, tiny.byte_level_json(), tokenizer_config=config))
-    assert tokenizer.encode("Hello") == wanted + tokenizer.encode("Hello", add_special=False)
-    assert tokenizer.bos_id == 0
+def test_ends_are_those_of_the_generation_settings(
+    tmp_path: Path, generation: dict[str, int] | None, config: object, eos: set[int]
+) -> None:
+    files: dict[str, object] = {} if generation is None else {"generation_config": generation}
+    files |= {"config": {"eos_token_id": config}, "tokenizer_config": {"eos_token": "<|end|>"}}
+    assert load_tokenizer(tiny.write_json(tmp_path, tiny.byte_level_json(), **files)).eos_ids == eos
 
 
 def test_several_eos_ids_of_the_generation_config(tmp_path: Path) -> None:
@@ -109,16 +112,47 @@ def test_special_tokens_in_a_text_are_recognised_and_not_decoded(tmp_path: Path)
     assert tokenizer.decode([tokenizer.vocab_size + 5, -1]) == ""
 
 
-@pytest.mark.parametrize(("legacy", "text"), [(True, "a  b"), (False, "a b")])
+@pytest.mark.parametrize(("legacy", "text"), [(True, "a b c"), (False, "a bc")])
 def test_added_tokens_of_a_sentencepiece_tokenizer(tmp_path: Path, legacy: bool, text: str) -> None:
-    config = {"added_tokens_decoder": {"400": {"content": "<pad>", "special": True}}, "legacy": legacy}
-    tiny.write_sentencepiece(tmp_path, tokenizer_config=config, added_tokens={"<tool>": 401})
+    added = {"400": {"content": "<pad>", "special": True}, "401": {"content": "<tool>"}}
+    tiny.write_sentencepiece(tmp_path, tokenizer_config=llama(added_tokens_decoder=added, legacy=legacy))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.vocab_size == 402
-    ids = tokenizer.encode("a<pad> b<tool>", add_special=False)
+    ids = tokenizer.encode("a<pad> b<pad>c<tool>", add_special=False)
     assert ids[-1] == 401 and 400 in ids
     # Legacy tokenizers put the dummy space before every piece of text between special tokens.
     assert tokenizer.decode(ids) == f"{text}<tool>"
+
+
+@pytest.mark.parametrize(("config", "first"), [({}, "▁Hello"), ({"add_prefix_space": False}, "Hello")])
+def test_prefix_space(tmp_path: Path, config: dict[str, object], first: str) -> None:
+    tokenizer = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config=llama(**config)))
+    ids = tokenizer.encode("Hello", add_special=False)
+    assert "".join(str(tokenizer.token_text(token_id)) for token_id in ids) == first
+    assert tokenizer.decode(ids) == "Hello"
+
+
+@pytest.mark.parametrize("steps", [["Fuse", "Strip"], ["Strip", "Fuse"]])
+def test_steps_of_a_decoder_have_an_order(tmp_path: Path, steps: list[str]) -> None:
+    content = json.loads(tiny.metaspace_json())
+    by_type = {step["type"]: step for step in content["decoder"]["decoders"]}
+    content["decoder"]["decoders"] = [by_type[name] for name in ("Replace", "ByteFallback", *steps)]
+    folder = tiny.write_json(tmp_path, json.dumps(content))
+    if steps[0] == "Fuse":
+        assert load_tokenizer(folder).decode([]) == ""
+        return
+    with pytest.raises(UserError, match="in this order"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["GemmaTokenizer", "Qwen2Tokenizer", "Whatever"])
+def test_a_class_that_only_transformers_can_build(tmp_path: Path, name: str) -> None:
+    config = {"tokenizer_class": name}
+    tiny.write_json(tmp_path / "json", tiny.byte_level_json(), tokenizer_config=config)
+    tiny.write_sentencepiece(tmp_path / "model", tokenizer_config=config)
+    for folder in ("json", "model"):
+        with pytest.raises(UserError, match=f"(?s){name}.*compile the checkpoint"):
+            load_tokenizer(tmp_path / folder)
 
 
 def test_added_token_with_characters_outside_the_byte_alphabet(tmp_path: Path) -> None:
@@ -144,15 +178,25 @@ def test_truncation_saved_after_training_is_ignored(tmp_path: Path) -> None:
         ("tokenizer_config.json", b"{", "damaged"),
         ("tokenizer_config.json", b"[]", "list"),
         ("tokenizer_config.json", b'{"add_bos_token": "yes"}', "add_bos_token"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": 1}}', "added tokens"),
-        ("tokenizer_config.json", b'{"additional_special_tokens": 5}', "added tokens"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": 1}}', "added_tokens_decoder"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}}', "lstrip"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": []}', "added_tokens_decoder"),
+        ("tokenizer_config.json", b'{"additional_special_tokens": 5}', "additional_special_tokens"),
+        ("tokenizer_config.json", b'{"extra_special_tokens": {"a": 5}}', "extra_special_tokens.a"),
+        ("tokenizer_config.json", b'{"pad_token": 7}', "pad_token"),
+        ("tokenizer_config.json", b'{"pad_token": "\\ud800"}', "damaged"),
+        ("tokenizer_config.json", b'{"tokenizer_class": ["LlamaTokenizer"]}', "tokenizer_class"),
+        ("tokenizer_config.json", b"\xff", "UTF-8"),
+        ("tokenizer_config.json", b"[" * 100_000, "damaged"),
         ("generation_config.json", b'{"eos_token_id": "two"}', "eos_token_id"),
-        ("tokenizer_config.json", b'{"bos_token": "<nowhere>"}', "<nowhere>"),
+        ("generation_config.json", b'{"bos_token_id": true}', "bos_token_id"),
+        ("generation_config.json", b'{"x": ' + b"9" * 5000 + b"}", "damaged"),
+        ("tokenizer_config.json", b'{"bos_token": "<nowhere>", "tokenizer_class": "BaichuanTokenizer"}', "<nowhere>"),
         ("qwen.tiktoken", b"", "AutoTokenizer"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    if name.endswith("config.json"):
+    if name.endswith("config.json") or name == "tokenizer.model":
         tiny.write_sentencepiece(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=says):

@@ -89,10 +89,11 @@ def metaspace_json() -> str:
 
 
 def write_sentencepiece(directory: Path, **files: Any) -> Path:
-    """A directory with tokenizer.model and JSON files given by stem."""
+    """A directory with tokenizer.model, Baichuan's unless the config names another class, and JSON files by stem."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.model").write_bytes(sentencepiece_model())
-    return write_files(directory, **files)
+    config = {"tokenizer_class": "BaichuanTokenizer", **files.pop("tokenizer_config", {})}
+    return write_files(directory, tokenizer_config=config, **files)
 
 
 def write_json(directory: Path, content: str, **files: Any) -> Path:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 import pytest
 from fixture_types import Load
 
+from vamc_compiler import commands
 from vamc_compiler.config import check_buildable, find_obstacles
 from vamc_runtime.errors import UserError
 
@@ -63,3 +68,22 @@ def test_all_obstacles_at_once(load: Load, good: str) -> None:
     with pytest.raises(UserError) as caught:
         check_buildable(config)
     assert caught.value.fix.endswith("(for CPUs) and change frontend.shape.input_ids")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_check_notes_what_cannot_be_built(
+    load: Load, good: str, as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The config is right: exit status 0, and a note with what comes nearest."""
+    path = load(good).source_path
+    overrides = ["frontend.quantize.type=w8a16_gptq", "backend.dtype=int8"]
+    options = argparse.Namespace(config=path, overrides=overrides, json=as_json)
+    assert commands.check(options) == 0
+    output = capsys.readouterr().out
+    if as_json:
+        document = json.loads(output)
+        assert not document["buildable"]
+        assert [obstacle["key"] for obstacle in document["obstacles"]] == ["frontend.quantize.type"]
+    else:
+        assert "note: this version cannot build it yet:" in output
+        assert "--set frontend.quantize.type=int8_per_channel" in output

@@ -158,6 +158,20 @@ def test_own_code_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
         make_rank_graph(source, 1, ModelPrecision(), 0)
 
 
+@pytest.mark.parametrize("name", [".", "a/b.C", "x.", ".C", "a b.C", "\0.C", "y" * 5000 + ".C"])
+def test_names_of_classes_that_are_none(tmp_path: Path, name: str) -> None:
+    directory = own(tmp_path, HEAD, auto_map={"AutoModelForCausalLM": name})
+    with pytest.raises(UserError):
+        find_model(directory, SOURCE_CODE, trust_checkpoint_code=True).model_class()
+    (directory / "config_vacc.json").rename(directory / "config.json")
+    find_model(directory, SOURCE_CODE, trust_checkpoint_code=True)  # with a warning: the built-in file is compiled
+
+
+def test_a_checkpoint_whose_name_is_too_long() -> None:
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        find_model(Path("/" + "x" * 5000), SOURCE_CODE, trust_checkpoint_code=False)
+
+
 def test_own_config_is_read_with_types(tmp_path: Path) -> None:
     for changes in (
         {"auto_map": 5},

@@ -18,7 +18,6 @@ from vamc_runtime.errors import UserError
     [
         ("hidden_act", "gelu", '"gelu" (a text), not "silu" or "swish"'),
         ("attention_bias", True, "true (a boolean), not false"),
-        ("mlp_bias", None, "null, not false"),
         ("attention_bias", 0, "0 (a whole number)"),
         ("attention_bias", "false", '"false" (a text)'),
         ("mlp_bias", True, "true"),

@@ -5,24 +5,37 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from damaged_files import damage_weight
 
 from vamc_compiler import compile as compile_module
 from vamc_compiler.compile import Built, CompileRequest, compile_model
+from vamc_compiler.config import load_config
 from vamc_compiler.config.schema import BudgetConfig, VerifyConfig
 from vamc_compiler.package import add_certificate
 from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.verify import verification
 from vamc_compiler.verify.certify import GOLDEN_TOKENS, VerificationFailedError, certify
+from vamc_compiler.verify.faults import EXCLUDED, LEFT_OPEN
+from vamc_compiler.verify.result import BudgetLine, PairResult
 from vamc_compiler.verify.subject import Subject
+from vamc_compiler.verify.verification import budget_of
 from vamc_runtime import cli, runstream
 from vamc_runtime.certificate import read_certificate
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import hash_file, read_manifest
 from vamc_runtime.runstream import check_hashes, open_runstream
 
+PASSED = PairResult(
+    before="checkpoint",
+    after="weights, 2 ranks",
+    check="weights",
+    budgets=(BudgetLine(name="tensors that differ", value=0, limit=0),),
+)
 IMPOSSIBLE = BudgetConfig(mean_kl=0.0)
 
 
@@ -59,14 +72,59 @@ def test_off(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     assert certificate.checkpoint_digest == compiled.manifest.checkpoint.digest
 
 
-def test_skipped_where_the_cpu_cannot_run_it(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_weights_are_compared_where_the_cpu_cannot_run_it(
+    compiled: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runstream, "choose_library", refuse)
     listener = Listener()
-    certified = certify(compiled, Stages(listener), trust_checkpoint_code=False)
-    assert certified.report is None
-    assert certified.certificate.status == "skipped" and certified.certificate.golden is None
-    assert "cannot run what was compiled" in certified.certificate.reason
-    assert listener.warnings == [f"the runstream is not verified: {certified.certificate.reason}"]
+    certificate = certify(compiled, Stages(listener), trust_checkpoint_code=False).certificate
+    assert certificate.status == "skipped" and certificate.golden is None
+    assert "cannot run what was compiled" in certificate.reason
+    assert listener.warnings == [f"the runstream is not verified, except for its weights: {certificate.reason}"]
+    assert [(figure.name, figure.value) for figure in certificate.figures] == [("tensors that differ", 0)]
+    assert certificate.excludes == (EXCLUDED["weights"],) and certificate.leaves_open == ()
+
+
+def flip_a_bit(values: npt.NDArray[Any]) -> None:
+    values.view(np.uint8).reshape(-1)[0] ^= 1
+
+
+@pytest.mark.parametrize("runs_here", [True, False])
+def test_a_weight_that_is_not_the_checkpoints(
+    compiled: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs_here: bool
+) -> None:
+    """One bit of one number, far below what the other comparisons can see: a build is refused for it all the same."""
+    if not runs_here:
+        monkeypatch.setattr(runstream, "choose_library", refuse)
+    folder = tmp_path / "runstream"
+    shutil.copytree(compiled.runstream, folder)
+    name = next(name for name in compiled.manifest.parameters if name.endswith("norm.weight"))
+    damage_weight(folder, name, flip_a_bit)
+    with pytest.raises(VerificationFailedError) as caught:
+        certify(replace(compiled, runstream=folder), Stages(SilentReporter()), trust_checkpoint_code=False)
+    (failed,) = (pair for pair in caught.value.report.pairs if not pair.passed)
+    assert failed.check == "weights" and failed.location is not None and failed.location.op == name
+
+
+def test_the_tolerance_of_the_self_test_is_that_of_the_kernels(compiled: Subject) -> None:
+    """What is refused on another CPU depends on what kernels compute in, not on what weights are stored as."""
+
+    def tolerance(*overrides: str) -> float:
+        config = load_config(compiled.config.source_path, overrides)
+        return budget_of(config).golden_tolerance
+
+    fp16, bf16 = tolerance(), tolerance("backend.dtype=bf16")
+    assert fp16 < bf16
+    assert tolerance("backend.compile.prefill_precision=bf16") == bf16
+    int8 = tolerance("backend.dtype=int8", "frontend.quantize={type: int8_per_channel}")
+    prefill = tolerance(
+        "backend.dtype=int8",
+        "frontend.quantize={type: int8_per_channel}",
+        "backend.compile.prefill_precision=bf16",
+    )
+    assert int8 == prefill, "it has no effect there"
+    certificate = certify(compiled, Stages(SilentReporter()), trust_checkpoint_code=False).certificate
+    assert certificate.golden is not None and certificate.golden.tolerance == fp16
 
 
 def test_skipped_without_mpi(compiled: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +132,7 @@ def test_skipped_without_mpi(compiled: Subject, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(remote, "find_mpiexec", refuse)
     two = replace(compiled, graphs=compiled.graphs * 2)
+    monkeypatch.setattr(verification, "compare_weights", lambda *_: PASSED)  # there is one rank's file
     assert certify(two, Stages(SilentReporter()), trust_checkpoint_code=False).certificate.status == "skipped"
 
 
@@ -99,6 +158,7 @@ def test_passed(compiled: Subject, tmp_path: Path) -> None:
     assert certificate.token_digest == report.tokens.digest
     assert "no tokenizer" in certificate.tokens
     assert len(certificate.figures) == sum(len(pair.budgets) for pair in report.pairs)
+    assert certificate.excludes == tuple(EXCLUDED.values()) and certificate.leaves_open == tuple(LEFT_OPEN.values())
     assert certificate.library == compiled.manifest.libraries[0].mcpu
     golden = certificate.golden
     assert golden is not None and len(golden.token_ids) == GOLDEN_TOKENS

@@ -83,9 +83,10 @@ def test_plain_baichuan_computes_what_the_checkpoints_own_code_computes(model: s
     assert plain.description == "plain Baichuan reference"
     assert own.description == "the checkpoint's own modeling_baichuan.py"
     taps = [f"{ATTENTION}.o_proj.in", "model.layers.3.input_layernorm.in", "model.norm.in", "model.norm.out"]
-    tokens = [int(token_id) for token_id in np.random.default_rng(0).integers(1280, size=300)]
+    vocab_size = json.loads((CHECKPOINTS / model / "config.json").read_text())["vocab_size"]
+    tokens = [int(token_id) for token_id in np.random.default_rng(0).integers(vocab_size, size=300)]
     found, expected = plain.run(tokens, taps), own.run(tokens, taps)
-    assert found.logits.shape == (300, 1280)
+    assert found.logits.shape == (300, vocab_size)
     for after, before in [(found.logits, expected.logits), *((found.taps[tap], expected.taps[tap]) for tap in taps)]:
         # Against float64, ours is within 1e-5; the rest is the approximate exp of torch's fused attention in theirs.
         assert relative_difference(after, before) < 1e-4

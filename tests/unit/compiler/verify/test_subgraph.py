@@ -149,7 +149,7 @@ def test_compiled_again(name: str, target: str, known: list[str], request: pytes
     """Through the importer and the kernels of this CPU: weights packed, none at all, a cache and constants."""
     build: TinyBuild = request.getfixturevalue(name)
     model, inputs, expected = cut(build, LAYER + target, [LAYER + tap for tap in known])
-    found = run_compiled(model, inputs, {"mcpu": [], "prefill_precision": "fp32"})
+    found = run_compiled(model, inputs, {"mcpu": [], "bfloat16_prefill": False})
     assert found.dtype == np.float32
     # bfloat16 weights are multiplied with activations rounded to bfloat16 where the CPU has instructions for it.
     tolerance = 2e-2 if name == "bfloat16" else 1e-3

@@ -86,7 +86,7 @@ def test_the_sample_is_repeated_when_it_is_too_short() -> None:
 
 def test_without_a_tokenizer_ids_are_made_up_and_the_same_every_time(no_tokenizer: Path) -> None:
     tokens = load_tokens(no_tokenizer, None, 600, 512, 50)
-    assert tokens.source.description.startswith("pseudo-random token ids: no tokenizer in ")
+    assert tokens.source.description == "pseudo-random token ids: the checkpoint has no tokenizer"
     assert [len(sequence) for sequence in tokens.sequences] == [512, 88]
     assert {token_id for sequence in tokens.sequences for token_id in sequence} == set(range(50))
     assert load_tokens(no_tokenizer, None, 600, 512, 50) == tokens

@@ -30,6 +30,15 @@ def test_coarser_types_have_wider_budgets() -> None:
     assert shares == sorted(shares, reverse=True)
 
 
+def test_every_limit_on_a_block_has_one_on_its_rms() -> None:
+    """What all tokens have in common is a fault, and shows in the root mean square long before in the largest error."""
+    for budget in (FP16, BF16, INT8, W8A8):
+        for limit in (budget.modeling, budget.rounding, budget.exact, budget.compiled, budget.end_to_end):
+            assert 0 < limit.rms < 0.4 * limit.worst
+        assert budget.end_to_end.worst == budget.rounding.worst + budget.compiled.worst
+        assert budget.end_to_end.rms == budget.rounding.rms + budget.compiled.rms
+
+
 def test_prefill_in_bfloat16_has_its_budget() -> None:
     assert default_budget(ModelPrecision(), bfloat16_prefill=True) == BF16
     assert default_budget(ModelPrecision(quantization="w8a8_dynamic"), bfloat16_prefill=True) == W8A8

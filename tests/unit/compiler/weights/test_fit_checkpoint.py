@@ -146,7 +146,7 @@ LAYER = "model.layers.0"
         (f"{LAYER}.mlp.up_proj.bias", " (config.json does not declare mlp_bias)"),
         ("model.layers.2.mlp.up_proj.weight", " (config.json has num_hidden_layers 2)"),
         (f"{LAYER}.self_attn.q_norm.weight", ""),
-        (f"{LAYER}.mlp.up_proj.qweight", " (the weights look quantized)"),
+        (f"{LAYER}.mlp.up_proj.scales", ""),
         ("lm_head.bias", ""),
         ("medusa_head.0.weight", ""),
         ("layers.1.self_attn.v_proj.lora_A.weight", ""),
@@ -156,6 +156,12 @@ LAYER = "model.layers.0"
 def test_stored_and_not_used(tmp_path: Path, name: str, hint: str) -> None:
     directory = edit(save_llama(tmp_path), lambda state: {**state, name: torch.ones(24)})
     assert f"do not fit its config.json:\n  {name} is stored, but not used{hint}\n" in refusal(directory)
+
+
+def test_a_name_never_acts_on_the_terminal(tmp_path: Path) -> None:
+    directory = edit(save_llama(tmp_path), lambda state: {**state, "\x1b[2J" + "x" * 9999: torch.ones(1)})
+    text = refusal(directory)
+    assert "\x1b" not in text and r"\x1b[2J" in text and len(text) < 1000
 
 
 def test_many_that_are_not_used(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_tensor_in_another_shard(tmp_path: Path) -> None:
 def test_a_tensor_that_only_the_index_knows(tmp_path: Path) -> None:
     shards = {"1.safetensors": {"a": tensor(1)}}
     write_shards(tmp_path, shards, gone="1.safetensors")
-    assert "does not fit the files that it lists:\n  gone is not in 1.safetensors" in message(tmp_path)
+    assert "does not fit the files that it lists:\n  gone is missing from 1.safetensors" in message(tmp_path)
     write_shards(tmp_path, shards, **{"layers.0.rotary_emb.inv_freq": "1.safetensors"})
     assert_holds(open_checkpoint(tmp_path), {"a": tensor(1)})
 
