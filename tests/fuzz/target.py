@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from fuzz import targets
 
-
 Outcomes = Literal["both", "accepted", "refused"]
 
 
