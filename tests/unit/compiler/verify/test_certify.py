@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from damaged_files import damage_weight
+from damaged_files import copied, damage_weight
 
 from vamc_compiler import compile as compile_module
 from vamc_compiler.compile import Built, CompileRequest, compile_model
@@ -96,12 +96,15 @@ def test_a_weight_that_is_not_the_checkpoints(
     """One bit of one number, far below what the other comparisons can see: a build is refused for it all the same."""
     if not runs_here:
         monkeypatch.setattr(runstream, "choose_library", refuse)
-    folder = tmp_path / "runstream"
-    shutil.copytree(compiled.runstream, folder)
+    damaged = copied(compiled, tmp_path)
     name = next(name for name in compiled.manifest.parameters if name.endswith("norm.weight"))
-    damage_weight(folder, name, flip_a_bit)
+
+    def next_number(values: npt.NDArray[Any]) -> None:
+        values.reshape(-1)[0] = np.nextafter(values.reshape(-1)[0], values.dtype.type(2))
+
+    damage_weight(damaged.runstream, name, next_number)
     with pytest.raises(VerificationFailedError) as caught:
-        certify(replace(compiled, runstream=folder), Stages(SilentReporter()), trust_checkpoint_code=False)
+        certify(damaged, Stages(SilentReporter()), trust_checkpoint_code=False)
     (failed,) = (pair for pair in caught.value.report.pairs if not pair.passed)
     assert failed.check == "weights" and failed.location is not None and failed.location.op == name
 
