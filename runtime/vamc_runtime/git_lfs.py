@@ -9,16 +9,19 @@ _MARKS = (b"version https://git-lfs.github.com/", b"version https://hawser.githu
 """First line of a pointer (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md); hawser is the name before."""
 
 
-def refuse_lfs_pointer(path: ReadablePath, beginning: bytes, *, fix: str = "run `git lfs pull` in that folder") -> None:
+def refuse_lfs_pointer(
+    path: ReadablePath, beginning: bytes, *, expected: str = "", fix: str = "run `git lfs pull` in that folder"
+) -> None:
     """Refuse a file whose first bytes are those of a pointer.
 
     Args:
         path: named in the message.
         beginning: at least the first 64 of the file, or all of a shorter one.
+        expected: what the file should be; empty when its name says it.
         fix: what the user does about it.
 
     Raises:
         UserError: it is a pointer.
     """
     if beginning.startswith(_MARKS):
-        raise UserError(f"{path} is a Git LFS pointer, not the file itself", fix=fix)
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself", expected=expected, fix=fix)

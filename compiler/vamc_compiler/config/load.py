@@ -88,7 +88,7 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}", expected=_EXPECTED_FILE) from error
     if len(data) > MAX_FILE_BYTES:
         raise UserError(f"{path}: more than {MAX_FILE_BYTES} bytes", expected=_EXPECTED_FILE)
-    refuse_lfs_pointer(path, data)
+    refuse_lfs_pointer(path, data, expected=_EXPECTED_FILE)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -68,7 +68,7 @@ def _read_bytes(path: Path, what: str) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", expected=f"{what}, a JSON object") from error
-    refuse_lfs_pointer(path, data)
+    refuse_lfs_pointer(path, data, expected=f"{what}, a JSON object")
     return data
 
 

@@ -14,6 +14,7 @@ import operator
 from pathlib import Path
 from typing import Any
 
+from vamc_compiler.show import one_line
 from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor, damaged
 from vamc_runtime.git_lfs import refuse_lfs_pointer
 
@@ -64,19 +65,20 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int, file_byte
         shape = tuple(map(operator.index, entry["shape"]))
         dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
     except (KeyError, TypeError, ValueError):
-        raise damaged(path, f"its header describes tensor {name} as {_short(entry)}") from None
+        raise damaged(path, f"its header describes tensor {one_line(name)} as {_short(entry)}") from None
     fits = dtype not in ITEM_BYTES or math.prod(shape) * ITEM_BYTES[dtype] == end - begin
     if begin < 0 or min(shape, default=0) < 0 or not fits:
-        raise damaged(path, f"its header describes tensor {name} as {_short(entry)}")
+        raise damaged(path, f"its header describes tensor {one_line(name)} as {_short(entry)}")
     if data_start + end > file_bytes:
-        raise damaged(path, f"tensor {name} ends at byte {data_start + end} of {file_bytes}: the file is cut off")
+        raise damaged(
+            path, f"tensor {one_line(name)} ends at byte {data_start + end} of {file_bytes}: the file is cut off"
+        )
     return StoredTensor(path, data_start + begin, shape, dtype)
 
 
 def _short(entry: Any) -> str:
     """A header's entry in at most a line."""
-    text = json.dumps(entry)
-    return text if len(text) <= 120 else f"{text[:120]}..."
+    return one_line(json.dumps(entry), 120)
 
 
 def _check_with_library(path: Path) -> None:
@@ -87,4 +89,4 @@ def _check_with_library(path: Path) -> None:
         with safe_open(path, "numpy", backend="pread"):
             pass
     except SafetensorError as error:
-        raise damaged(path, f"the safetensors library refuses it: {error}") from None
+        raise damaged(path, f"the safetensors library refuses it: {one_line(str(error))}") from None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vamc_compiler.show import one_line
 from vamc_compiler.weights.stored_tensor import damaged, read_exactly
 from vamc_runtime.errors import UserError
 
@@ -72,7 +73,7 @@ def open_torch_archive(path: Path) -> TorchArchive:
         with zipfile.ZipFile(path) as file:
             entries = [entry for entry in file.infolist() if not entry.is_dir()]
     except _ZIP_ERRORS as error:
-        raise damaged(path, f"its zip directory cannot be read ({error})") from None
+        raise damaged(path, f"its zip directory cannot be read ({one_line(str(error))})") from None
     _check_names(path, entries)
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -124,7 +125,7 @@ def _check_with_torch(path: Path, records: Mapping[str, Record]) -> None:
             reader.get_record_offset(name) == record.offset and reader.get_record_size(name) == record.num_bytes
             for name, record in records.items()
         )
-    except RuntimeError as error:
-        raise damaged(path, f"torch refuses it: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, ValueError) as error:  # the second for names that are not UTF-8
+        raise damaged(path, f"torch refuses it: {one_line(str(error).splitlines()[0])}") from None
     if not agrees:
         raise damaged(path, "torch finds its records at other places than the zip's directory says")

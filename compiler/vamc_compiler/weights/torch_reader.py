@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from vamc_compiler.show import one_line
 from vamc_compiler.weights.stored_tensor import StoredTensor, damaged
 from vamc_compiler.weights.torch_archive import Record, TorchArchive, open_torch_archive
 from vamc_runtime.errors import UserError
@@ -146,7 +147,7 @@ def _unpickle(archive: TorchArchive, storages: _Storages) -> Any:
     except UserError:
         raise
     except Exception as error:  # what a damaged pickle makes an unpickler do has no limits
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = one_line(f"{type(error).__name__}: {error}".splitlines()[0])
         raise damaged(archive.path, f"its pickle cannot be read ({reason})") from None
 
 
@@ -155,11 +156,11 @@ def _check_globals(path: Path, content: bytes) -> None:
     try:
         named = [str(argument) for opcode, argument, _ in pickletools.genops(content) if opcode.name == "GLOBAL"]
     except Exception as error:  # like an unpickler's
-        raise damaged(path, f"its pickle cannot be read ({error})") from None
+        raise damaged(path, f"its pickle cannot be read ({one_line(str(error))})") from None
     for name in named:
         if not _PLAIN.fullmatch(name):
             raise UserError(
-                f"{path} holds more than plain tensors: {name.replace(' ', '.')}",
+                f"{path} holds more than plain tensors: {one_line(name.replace(' ', '.'))}",
                 expected="a state dict of tensors; code in a pickle is never run",
                 fix="convert the checkpoint to safetensors on a machine where you trust it",
             )

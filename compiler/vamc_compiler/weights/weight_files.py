@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from vamc_compiler.model.json_file import read_json
+from vamc_compiler.show import one_line
 from vamc_runtime.errors import UserError
 
 _INDEX_SUFFIX = ".index.json"
@@ -122,4 +123,4 @@ def _read_index(index: Path) -> WeightFiles:
 def list_some(names: list[str], separator: str = ", ") -> str:
     """The first few of many names, and how many more there are."""
     more = f"{separator}... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return separator.join(names[:_SHOWN]) + more
+    return separator.join(map(one_line, names[:_SHOWN])) + more

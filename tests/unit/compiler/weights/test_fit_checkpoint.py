@@ -158,6 +158,12 @@ def test_stored_and_not_used(tmp_path: Path, name: str, hint: str) -> None:
     assert f"do not fit its config.json:\n  {name} is stored, but not used{hint}\n" in refusal(directory)
 
 
+def test_a_name_never_acts_on_the_terminal(tmp_path: Path) -> None:
+    directory = edit(save_llama(tmp_path), lambda state: {**state, "\x1b[2J" + "x" * 9999: torch.ones(1)})
+    text = refusal(directory)
+    assert "\x1b" not in text and r"\x1b[2J" in text and len(text) < 1000
+
+
 def test_many_that_are_not_used(tmp_path: Path) -> None:
     directory = edit(save_llama(tmp_path), lambda state: {**state, **{f"x.{i}": torch.ones(1) for i in range(20)}})
     text = refusal(directory)

@@ -105,6 +105,12 @@ def test_unknown_byte_order(path: Path, order: bytes) -> None:
     assert "byteorder record says neither little nor big" in message(path.parent)
 
 
+def test_a_folder_whose_name_is_not_utf8(path: Path) -> None:
+    """zipfile reads such a name in the encoding of DOS; torch cannot say where the file begins."""
+    path.write_bytes(path.read_bytes().replace(b"pytorch_model/", b"pytorch_mode\x8c/"))
+    assert "is damaged" in message(path.parent)
+
+
 @pytest.mark.parametrize("alignment", [b"", b"6x", b"1" * 40])
 def test_an_alignment_that_is_no_number(path: Path, alignment: bytes) -> None:
     pack(path, replaced(path, ".storage_alignment", alignment))
