@@ -9,6 +9,7 @@ transformers and writes the rebuilt one into the runstream.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ def open_json(path: ReadablePath, config: TokenizerConfig) -> tuple[JsonTokenize
         tokenizer = tokenizers.Tokenizer.from_str(source)
         # transformers does not believe that a tokenizer on bytes is LLaMA's.
         if name in LLAMA and '"ByteLevel"' not in source:
-            config = with_llama_defaults(config)
+            config = with_llama_defaults(_with_added_tokens_of(tokenizer, config))
             tokenizer = build_from_json(json.loads(source), tokenizer, config)
     if name is not None and name not in (*AS_IN_THE_FILE, *LLAMA):
         raise UserError(
@@ -142,6 +143,14 @@ def _added_tokens(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> l
     ]
 
 
+def _with_added_tokens_of(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) -> TokenizerConfig:
+    """The config with the added tokens of a tokenizer.json that is rebuilt, where no other file has them."""
+    if config.lists_added_tokens:
+        return config
+    own = {token_id: _as_added_token(token) for token_id, token in tokenizer.get_added_tokens_decoder().items()}
+    return dataclasses.replace(config, added_tokens=dict(sorted({**config.added_tokens, **own}.items())))
+
+
 @contextlib.contextmanager
 def refusing(path: ReadablePath) -> Iterator[None]:
     """Turn what the library raises about a file into a message.
@@ -159,3 +168,15 @@ def refusing(path: ReadablePath) -> Iterator[None]:
 
 def _flags_of(token: tokenizers.AddedToken | AddedToken) -> tuple[str, bool, bool, bool, bool, bool]:
     return token.content, token.lstrip, token.rstrip, token.normalized, token.single_word, token.special
+
+
+def _as_added_token(token: tokenizers.AddedToken) -> AddedToken:
+    content, lstrip, rstrip, normalized, single_word, special = _flags_of(token)
+    return AddedToken(
+        content=content,
+        lstrip=lstrip,
+        rstrip=rstrip,
+        normalized=normalized,
+        single_word=single_word,
+        special=special,
+    )
