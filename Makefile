@@ -3,6 +3,7 @@
 # make test-all-pythons   the linters and all tests on every supported Python of this machine
 # make lint   set up, ruff, mypy
 # make fuzz   set up, mutated input of every kind against the product
+# make kills  set up, kill every kind of process at random moments and look what is left (1 hour)
 # make numerics   set up, verify the demo models in every precision and degree, compare with the golden figures
 # make numerics-update   the same, and rewrite the golden figures and the tables in docs/numerics.md
 # make bench  set up, measure every figure of docs/kernels.md and docs/runtime.md and rewrite their tables (10 minutes)
@@ -17,7 +18,7 @@ PROMPT ?= The capital of France
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 
-.PHONY: setup demo test test-all-pythons fuzz numerics numerics-update bench lint hooks clean
+.PHONY: setup demo test test-all-pythons fuzz kills numerics numerics-update bench lint hooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(SETUP)
@@ -45,6 +46,13 @@ test-all-pythons:
 # ARGS='yaml --seed 7' for a part of it.
 fuzz: $(SETUP)
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+# ARGS='--kills 5 --only rank' for a part of it.
+kills: $(SETUP)
+	$(BIN)/vamc compile build_in/build/hf_llama_fp16.yaml --set workspace.path=vacc_deploy --set name=kills-tp1
+	$(BIN)/vamc compile build_in/build/hf_baichuan_int8.yaml --set workspace.path=vacc_deploy --set name=kills-tp2
+	PYTHONPATH=tests/e2e $(BIN)/python -m kills vacc_deploy/kills-tp1 vacc_deploy/kills-tp2 \
+		--config build_in/build/hf_baichuan_int8.yaml $(ARGS)
 
 # ARGS='--model llama-mini --tp 2' for a part of it; ARGS=--help for all options.
 numerics: $(SETUP)

@@ -242,7 +242,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
         if request.keep_intermediates:
             files += [plan_onnx_weights(graph, folder) for graph in graphs]
         num_bytes = sum(file.plan.num_bytes for file in files)
-        require_space(folder, num_bytes, "the weights need")
+        require_space(folder.parent, num_bytes, "the weights need")
         write_rank_files(
             files,
             inputs.checkpoint,

@@ -17,8 +17,8 @@ from vamc_runtime.certificate import FILE_NAME as CERTIFICATE
 from vamc_runtime.certificate import Certificate
 from vamc_runtime.file_content import record_file
 from vamc_runtime.manifest import FILE_NAME, FileRecord, Manifest
-from vamc_runtime.runstream import TOKENIZER_FOLDER
 
+TOKENIZER_FOLDER = "tokenizer"
 TOOLCHAIN = (
     "vamc",
     "apache-tvm",

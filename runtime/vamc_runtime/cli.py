@@ -24,7 +24,6 @@ from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER
 from vamc_runtime.printable import printable
 from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of
-from vamc_runtime.supervise import Journal, supervise
 
 EXIT_TERMINATED = 143
 ONE_SIGNAL_SECONDS = 0.3
@@ -308,6 +307,8 @@ def _is_supervised(options: argparse.Namespace) -> bool:
 
 
 def _supervised(options: argparse.Namespace, streams: StandardStreams) -> int:
+    from vamc_runtime.supervise import Journal, supervise
+
     def work(journal: Journal) -> int:
         options.journal = journal
         return streams.end(_run_command(options, streams))

@@ -40,8 +40,9 @@ class LogitsRules:
         forbidden = {tokens: _FORBIDDEN for tokens in params.bad_words_ids if tokens not in ends}
         self._biases = (biases, forbidden)
         self._followers: dict[tuple[int, ...], set[int]] = {}
-        for end in range(params.no_repeat_ngram_size, len(self._tokens) + 1):
-            self._note_ngram(end)
+        if params.no_repeat_ngram_size:
+            for end in range(params.no_repeat_ngram_size, len(self._tokens) + 1):
+                self._note_ngram(end)
         self._is_checked = False
 
     @property
@@ -69,7 +70,7 @@ class LogitsRules:
 
     def _note_ngram(self, end: int) -> None:
         size = self._params.no_repeat_ngram_size
-        if size and end >= size:
+        if end >= size:
             *before, last = self._tokens[end - size : end]
             self._followers.setdefault(tuple(before), set()).add(last)
 

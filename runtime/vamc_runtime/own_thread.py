@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from vamc_runtime.executor import RankExecutor, Ranks, StepArguments
 from vamc_runtime.weights_memory import OnLoad
 
 T = TypeVar("T")
-Work = Callable[[Ranks], Any]
+RanksT = TypeVar("RanksT", bound=Ranks)
 
 
 class _Stopped(Exception):  # noqa: N818  # never seen outside
@@ -33,11 +33,11 @@ class _Stopped(Exception):  # noqa: N818  # never seen outside
 class _Call:
     """Work for the thread, and what came of it."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work = work
         self._answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
-    def run(self, ranks: Ranks) -> None:
+    def run(self, ranks: Any) -> None:
         """In the thread: do it."""
         try:
             self._answer.put((self.work(ranks), None))
@@ -56,17 +56,23 @@ class _Call:
         self._answer.put((None, error))
 
 
-class OwnThread:
+class OwnThread(Generic[RanksT]):
     """Ranks (`executor.Ranks`) that are opened, driven and closed in a thread of their own. Use as a context manager.
 
     Args:
         open_ranks: opens them, given what to tell about loading.
         on_load: told how much of the weights is in memory.
+        give_up: called where a signal ends the wait for the ranks to open; None waits for the thread to notice.
     """
 
     def __init__(
-        self, open_ranks: Callable[[OnLoad], AbstractContextManager[Ranks]], on_load: OnLoad | None = None
+        self,
+        open_ranks: Callable[[OnLoad], AbstractContextManager[RanksT]],
+        on_load: OnLoad | None = None,
+        *,
+        give_up: Callable[[BaseException], None] | None = None,
     ) -> None:
+        self._give_up = give_up
         self._open_ranks = open_ranks
         self._on_load = on_load
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -74,7 +80,7 @@ class OwnThread:
         self._process = 0
         self._thread: threading.Thread
 
-    def __enter__(self) -> OwnThread:
+    def __enter__(self) -> OwnThread[RanksT]:
         self._process = os.getpid()
         opening = _Call(lambda ranks: None)
         self._thread = threading.Thread(target=self._work, args=(opening,), name="vamc-rank", daemon=True)
@@ -82,7 +88,9 @@ class OwnThread:
         atexit.register(self._stop)  # a program may never leave the context; compiled code must not run at its exit
         try:
             opening.result()
-        except BaseException:
+        except BaseException as error:
+            if self._give_up is not None and not isinstance(error, Exception):
+                self._give_up(error)
             self._stop()
             raise
         return self
@@ -94,18 +102,20 @@ class OwnThread:
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
-        logits: npt.NDArray[np.float32] = self._call(lambda ranks: ranks.step(arguments))
+        logits: npt.NDArray[np.float32] = self.run(lambda ranks: ranks.step(arguments))
         return logits
 
     def on_every_rank(self, task: Callable[[RankExecutor], T]) -> list[T]:
         """See `executor.Ranks`."""
-        results: list[T] = self._call(lambda ranks: ranks.on_every_rank(task))
+        results: list[T] = self.run(lambda ranks: ranks.on_every_rank(task))
         return results
 
-    def _call(self, work: Work) -> Any:
+    def run(self, work: Callable[[RanksT], T]) -> T:
+        """Do something with the ranks in their thread."""
         call = _Call(work)
         self._calls.put(call)
-        return call.result()
+        result: T = call.result()
+        return result
 
     def _stop(self) -> None:
         """Wait for the work at hand, then close; a forked process has no such thread."""

@@ -7,6 +7,7 @@ dataclass, `X | None`, tuple[X, ...], dict[str, X] and Any; keys that a class do
 from __future__ import annotations
 
 import dataclasses
+import stat
 import types
 import typing
 from pathlib import Path
@@ -29,6 +30,8 @@ def read_content(path: Path) -> bytes:
         UserError: it cannot be read, or is larger than a record can be.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise UserError(f"{path} cannot be read: it is not a file", fix=COPY_OR_COMPILE)
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):

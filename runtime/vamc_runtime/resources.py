@@ -7,14 +7,11 @@ import errno
 import math
 import os
 import resource
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.machine import available_memory_bytes
 
 PROBE_BYTES = 1 << 20
 """A disk on which a file of this size finds no room is full."""
@@ -128,6 +125,8 @@ def _memory(where: str, file: Path | None, folders: list[Path]) -> UserError:
     if limit is not None:
         allowed, fix = f"more than the {size(limit)} of address space that `ulimit -v` allows", "raise that limit"
     else:
+        from vamc_runtime.machine import available_memory_bytes  # every command loads this file, few that one
+
         allowed = f"more than is free here, {size(available_memory_bytes())} now"
         fix = "end other programs, or use a machine with more"
     return UserError(
@@ -232,9 +231,10 @@ def nearest_folder(path: Path) -> Path:
 def free_bytes(folder: Path) -> int:
     """Bytes that a user may still write on the folder's disk; 0 where that cannot be asked."""
     try:
-        return shutil.disk_usage(folder).free
+        disk = os.statvfs(folder)
     except OSError:
         return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def require_space(folder: Path, num_bytes: int, what: str) -> None:
@@ -295,8 +295,11 @@ def _probe(folder: Path) -> int | None:
     try:
         if limit is not None and any(path.stat().st_size >= limit for path in folder.rglob("*") if path.is_file()):
             return errno.EFBIG
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PROBE_BYTES))
+        probe = folder / f".vamc-probe-{os.getpid()}"
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         return error.errno if error.errno in _WORDS or error.errno in _REFUSED else None
     return None

@@ -65,7 +65,7 @@ def _sampling(llm: LLM, options: argparse.Namespace) -> SamplingParams:
         top_p=options.top_p,
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
-        stop=tuple(options.stop),
+        stop=tuple(options.stop) or None,
         ignore_eos=options.ignore_eos,
     )
 

@@ -23,6 +23,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.executor import Executor, RankExecutor, Ranks, StepArguments
 from vamc_runtime.machine import cpu_model
 from vamc_runtime.manifest import Manifest
+from vamc_runtime.printable import printable
 from vamc_runtime.runstream import Runstream, choose_library
 
 BUDGET_SECONDS = 2.0
@@ -116,7 +117,7 @@ def check_ranks(
     verified = f"{certificate.cpu} (library {certificate.library or 'none'})"
     here = " and ".join(map(str, hosts))
     if not enabled:
-        _log.warning("vamc: self-test skipped: numerics were verified on %s, and this is %s", verified, here)
+        _log.warning("vamc: self-test skipped: numerics were verified on %s, and this is %s", printable(verified), here)
         return
     _check_ids(certificate.golden, runstream)
     outcome = run_golden(ranks, runstream.manifest, certificate.golden, num_pages=num_pages, clock=clock)

@@ -35,11 +35,9 @@ def _without_current_directory() -> Iterator[None]:
     start = util.spawnv_passfds
     given = os.environ.get("PYTHONPATH")
 
-    def start_safely(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
-        code = arguments.index("-c") + 1
-        return start(
-            path, [*arguments[:code], WITHOUT_CURRENT_DIRECTORY + arguments[code], *arguments[code + 1 :]], descriptors
-        )
+    def start_safely(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+        code = args.index("-c") + 1
+        return start(path, [*args[:code], WITHOUT_CURRENT_DIRECTORY + args[code], *args[code + 1 :]], passfds)
 
     util.spawnv_passfds = start_safely
     if given is not None:

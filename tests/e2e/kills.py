@@ -1,4 +1,4 @@
-"""Kills processes of vamc at random moments and looks what is left: `python -m kills RUNSTREAMS --kills 50`.
+"""Kills processes of vamc at random moments and looks what is left: `make kills`.
 
 The long run of what test_kills.py does a little of. Every process that a case starts carries a mark in its
 environment, so that none can hide by changing its parent. Leftovers are looked for in /dev/shm and among processes; on
@@ -178,7 +178,11 @@ def _is_rank(number: int) -> Callable[[psutil.Process], bool]:
 
 
 def _is_named(name: str) -> Callable[[psutil.Process], bool]:
-    return lambda process: process.name().startswith(name)
+    def chosen(process: psutil.Process) -> bool:
+        parent = process.parent()  # of the same name: forked, and about to be something else
+        return process.name().startswith(name) and (parent is None or not parent.name().startswith(name))
+
+    return chosen
 
 
 def _is_program(process: psutil.Process) -> bool:
@@ -271,8 +275,8 @@ def main() -> int:
                 outcome.errors = outcome.errors[-700:]
                 print(kind.name, case, outcome, file=sys.stderr)
         print(
-            f"{kind.name}: {num_kills} kills, {num_bad} left something, {num_noisy} showed a traceback; slowest end {max(seconds, default=0):.2f} s; "
-            f"statuses {dict(statuses)}",
+            f"{kind.name}: {num_kills} kills, {num_bad} left something, {num_noisy} showed a traceback; "
+            f"slowest end {max(seconds, default=0):.2f} s; statuses {dict(statuses)}",
             flush=True,
         )
         failed = failed or bool(num_bad)

@@ -56,6 +56,8 @@ def certify(path: Path) -> Certificate:
         num_tokens=len(TOKENS),
         token_digest="",
         figures=(),
+        excludes=(),
+        leaves_open=(),
         checkpoint_digest=manifest.checkpoint.digest,
         toolchain={},
         cpu=OTHER_CPU,

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import CompileDemo
+from fixture_types import CompileDemo
 from kills import kill_once, kinds_of_running
 
 NAMES = ("program of one rank", "program of two ranks", "hydra proxy", "rank 1", "user's hydra proxy")

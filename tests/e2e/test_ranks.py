@@ -71,7 +71,9 @@ def test_error_of_one_rank_reaches_the_user(vamc: Vamc, two_ranks: Path, copy_ru
 
 def ranks_of(process: psutil.Process) -> list[psutil.Process]:
     found = process.children(recursive=True)
-    return [child for child in found if "vamc_runtime.ranks.serve" in child.cmdline() and "-n" not in child.cmdline()]
+    return [
+        child for child in found if "vamc_runtime.ranks" in " ".join(child.cmdline()) and "-n" not in child.cmdline()
+    ]
 
 
 def test_ranks_pin_disjoint_cores_and_end_with_the_context(two_ranks: Path) -> None:
@@ -120,3 +122,35 @@ def test_two_runstreams_in_one_process(two_ranks: Path, demo_runstream: Path) ->
         with LLM(path) as llm:
             llm.generate([[5, 6, 7]], SamplingParams(max_new_tokens=2))
         assert os.sched_getaffinity(0) == before
+
+
+LONG = ("--prompt", "The capital of France", "--max-new-tokens", "900", "--temperature", "0", "--ignore-eos")
+
+
+@pytest.mark.parametrize("num_times", [1, 2])
+@pytest.mark.parametrize("by_user", [False, True], ids=["vamc starts them", "mpiexec starts them"])
+def test_interrupted_ranks_end_without_noise(two_ranks: Path, by_user: bool, num_times: int) -> None:
+    """Ctrl-C as a terminal sends it, to the whole group, once or twice in a row."""
+    launcher = [MPIEXEC, "-n", "2"] if by_user else []
+    command = [str(part) for part in (*launcher, VAMC, "run", two_ranks, *LONG)]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    assert program.stdout is not None and program.stdout.read(8)  # it generates
+    for _ in range(num_times):
+        os.killpg(program.pid, signal.SIGINT)
+        time.sleep(0.05)
+    errors = program.communicate(timeout=60)[1].decode()
+    assert "Traceback" not in errors and "Error" not in errors
+    if not by_user:  # mpiexec says what it does, and how it ends is its own
+        assert (program.returncode, errors) == (130, "vamc: interrupted\n")
+
+
+def test_ranks_import_nothing_from_the_current_directory(two_ranks: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for name in ("json", "socket", "numpy", "mpi4py", "tvm_ffi", "argparse", "vamc_runtime", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(ran)!r}, 'a').write('{name} ')")
+    environment = {**os.environ, "PYTHONPATH": ""}
+    outcome = run_process(VAMC, "run", two_ranks, *ARGUMENTS, cwd=folder, env=environment)
+    assert outcome.status == 0, outcome.errors
+    assert not ran.exists(), ran.read_text()

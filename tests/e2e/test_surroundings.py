@@ -108,7 +108,8 @@ def test_text_in_another_encoding(demo_runstream: Path, encoding: str, monkeypat
 
 def test_a_prompt_that_is_not_text(demo_runstream: Path) -> None:
     outcome = run_process(VAMC, "run", demo_runstream, "--prompt", b"caf\xe9 \xff".decode("utf-8", "surrogateescape"))
-    assert_user_error(outcome, "--prompt", "UTF-8")
+    assert outcome.status == 2 and "Traceback" not in outcome.errors
+    assert "argument --prompt: text in UTF-8 is expected" in outcome.errors
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-", ">&- 2>&- <&-"])

@@ -152,7 +152,7 @@ def test_wrong_text(vamc: Vamc, runstream: Path, texts: Path, name: str, parts: 
 def test_a_runstream_without_graphs(vamc: Vamc, runstream: Path, copy_runstream: CopyRunstream) -> None:
     path = copy_runstream(runstream)
     shutil.rmtree(path / "onnx")
-    assert_user_error(vamc("verify", path), "no ONNX graph", "compile the runstream again")
+    assert_user_error(vamc("verify", path), "onnx/rank_0/model.onnx is missing", "compile it again")
 
 
 def test_a_checkpoint_that_has_changed_since(vamc: Vamc, runstream: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,17 +14,6 @@ from vamc_runtime.runstream import check_hashes, check_rank_weights, check_toolc
 
 _RUNTIME_TESTS = Path(__file__).parents[1] / "unit" / "runtime"
 _TOKENIZER = Path(__file__).parents[2] / "build_in" / "checkpoints" / "llama-mini"
-_CERTIFICATE = {
-    **dict.fromkeys(
-        ("reason", "reference", "tokens", "token_digest", "checkpoint_digest", "cpu", "library", "date"), "x"
-    ),
-    "schema_version": 1,
-    "status": "passed",
-    "num_tokens": 4,
-    "figures": [{"pair": "a -> b", "name": "mean KL", "value": 1e-7, "limit": 1e-5, "at_least": False}],
-    "toolchain": {"torch": "2.13.0"},
-    "golden": None,
-}
 
 
 def build(path: Path, *, large: bool = False) -> Manifest:
@@ -33,6 +21,7 @@ def build(path: Path, *, large: bool = False) -> Manifest:
     os.environ["XDG_CACHE_HOME"] = str(path.parent / "cache")
     if str(_RUNTIME_TESTS) not in sys.path:
         sys.path.append(str(_RUNTIME_TESTS))
+    import fake_certificate
     import fake_runstream
 
     (path / "tokenizer").mkdir(parents=True)
@@ -40,7 +29,7 @@ def build(path: Path, *, large: bool = False) -> Manifest:
         (path / "tokenizer" / name).write_bytes((_TOKENIZER / name).read_bytes())
     (path / "onnx" / "rank_0").mkdir(parents=True)
     (path / "onnx" / "rank_0" / "model.onnx").write_bytes(b"a graph")
-    (path / "numerics.json").write_text(json.dumps(_CERTIFICATE), encoding="utf-8")
+    (path / "numerics.json").write_text(fake_certificate.make_certificate().to_json(), encoding="utf-8")
     return fake_runstream.build_large(path) if large else fake_runstream.build(path, tensor_parallel=2)
 
 

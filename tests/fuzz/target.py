@@ -8,9 +8,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fuzz import targets
+
+Outcomes = Literal["both", "accepted", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class Target:
     """Makes what cases share, once for each worker process, in an empty folder of its own."""
     run: Callable[[Any, random.Random], None]
     """Makes one input from the random generator and gives it to the product: (what `prepare` returned, generator)."""
+    outcomes: Outcomes = "both"
+    """What the cases of `make test` come to: some accepted and some refused, or all the same."""
     max_seconds: float = 30.0
     """A case that takes longer counts as hanging."""
     max_growth_bytes: int = 1 << 30

@@ -71,15 +71,13 @@ def rows(mutation: Mutation, workshop: Workshop) -> Iterator[list[str]]:
 
 
 def _caught_by_a_build(mutation: Mutation, workshop: Workshop) -> str:
-    """What the verification of a build says: the first comparison that fails, or why none does."""
+    """What the verification of a build says."""
     try:
         failed = [pair for pair in workshop.certified(mutation) if not pair.passed]
     except KeyError as error:  # while the graph is made
         return f"does not compile it: no {error.args[0]}"
     assert bool(failed) is (mutation.unseen is None), f"{mutation.name}: what a build does not see has a reason"
-    if failed:
-        return f"refuses it: {_caught(failed[0])}"
-    return f"{_UNSEEN}{mutation.unseen}"
+    return "refuses it" if failed else f"{_UNSEEN}{mutation.unseen}"
 
 
 def _cells() -> list[list[str]]:

@@ -41,8 +41,12 @@ VERIFICATION_MAY_IMPORT = {
     "vamc_runtime.ranks.options",
     "vamc_runtime.ranks.remote.find_mpiexec",
     "vamc_runtime.runstream",
+    "vamc_runtime.stored_path",
     "vamc_runtime.text.tokenizer",
 }
+# The text of a build is read and tried as the runtime does it.
+TEXT = "tokenizer/"
+TEXT_MAY_IMPORT = {"vamc_runtime.generation_config", "vamc_runtime.stored_path", "vamc_runtime.text"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def not_thin(found: Import) -> bool:
 
 def points_upward(found: Import) -> bool:
     allowed = COMPILER_MAY_IMPORT | (VERIFICATION_MAY_IMPORT if found.file.startswith(VERIFICATION) else set())
+    allowed |= TEXT_MAY_IMPORT if found.file.startswith(TEXT) else set()
     shared = any(found.module == name or found.module.startswith(f"{name}.") for name in allowed)
     return found.root == "vamc_runtime" and not shared
 

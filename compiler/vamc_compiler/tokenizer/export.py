@@ -17,7 +17,6 @@ from typing import Any
 from vamc_compiler.tokenizer.generation import generation_files
 from vamc_compiler.tokenizer.proof import prove
 from vamc_runtime.errors import UserError
-from vamc_runtime.runstream import TOKENIZER_FOLDER
 from vamc_runtime.stored_path import StoredPath
 from vamc_runtime.text.checkpoint_files import read_json
 from vamc_runtime.text.tokenizer import Tokenizer, load_tokenizer
@@ -192,7 +191,7 @@ def _refuse_other_vocabularies(checkpoint: Path) -> None:
 
 
 def _in_memory(files: Mapping[str, bytes]) -> StoredPath:
-    folder = Path(TOKENIZER_FOLDER)
+    folder = Path("tokenizer")
     return StoredPath(folder, {folder / name: content for name, content in files.items()})
 
 

@@ -110,13 +110,18 @@ def run_tasks(
         mp_context=spawn_context(),
         initializer=_begin_worker,
     )
+    workers: list[BaseProcess] = []
     try:
         futures = [pool.submit(function, task) for task in tasks]
-        workers = list(pool._processes.values())  # what broke them is known to them alone
+        workers += pool._processes.values()  # what broke them is known to them alone
         for future in as_completed(futures):
             on_done(future.result())
     except BrokenProcessPool as error:
         raise _explain_end(workers, error) from error
+    except BaseException:
+        for worker in workers:  # a signal, or the error of a task: nobody wants what the others still do
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -16,6 +16,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.load_progress import LoadProgress
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
+from vamc_runtime.printable import printable
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import open_runstream
@@ -76,7 +77,7 @@ def _show(around: dict[str, object], results: list[Result], peak: str) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     for line in heading(around):
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
     console.print()
     console.print(case_table(results, peak))
     for result in results:

@@ -72,7 +72,7 @@ def op_table(profile: Profile) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("operation", no_wrap=True, max_width=MAX_NAME, overflow="ellipsis")
+    table.add_column("operation", no_wrap=True, max_width=MAX_NAME, overflow="crop")
     for title in ("calls", "time", "share", "each", "weights"):
         table.add_column(title, justify="right", no_wrap=True)
     whole = profile.step_seconds
@@ -81,7 +81,9 @@ def op_table(profile: Profile) -> Table:
     for op in shown:
         speed = f"{significant(op.weight_bytes / op.seconds / 1e9)} GB/s" if op.weight_bytes else ""
         each = f"{1e6 * op.seconds / max(op.calls, 1):,.1f} us"
-        table.add_row(op.name, f"{op.calls:,}", _ms(op.seconds), f"{100 * op.seconds / whole:.1f} %", each, speed)
+        # Three dots: not every output has the character for them.
+        name = op.name if len(op.name) <= MAX_NAME else f"{op.name[: MAX_NAME - 3]}..."
+        table.add_row(name, f"{op.calls:,}", _ms(op.seconds), f"{100 * op.seconds / whole:.1f} %", each, speed)
     sums = [(f"{len(rest)} others", sum(op.calls for op in rest), sum(op.seconds for op in rest))] if rest else []
     outside = whole - sum(op.seconds for op in profile.ops)
     for name, calls, seconds in [*sums, ("between operations, with the watching", 0, outside)]:

@@ -7,11 +7,13 @@ before it does anything else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 from vamc_runtime.ranks import shared_memory
@@ -45,6 +47,32 @@ def _watch(descriptor: int | None, parent: int, status: int) -> None:
             time.sleep(GRACE_SECONDS)
             break
     end(status)
+
+
+@contextlib.contextmanager
+def signals_end_it() -> Iterator[None]:
+    """While the main thread waits for other ranks in MPI's start, where Python cannot handle signals, they end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        for number in os.read(reader, 1):
+            if number in (signal.SIGINT, signal.SIGTERM):
+                end(128 + number)
+
+    waiting = threading.Thread(target=wait, name="signals", daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        waiting.join()
+        os.close(reader)
 
 
 def end(status: int = 0) -> NoReturn:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from vamc_runtime.errors import EXIT_INTERRUPTED, UserError
 from vamc_runtime.executor import RankExecutor, StepArguments
 from vamc_runtime.machine import available_cores, one_per_core
-from vamc_runtime.ranks import shared_memory
+from vamc_runtime.ranks import lifeline, shared_memory
 from vamc_runtime.ranks.place import choose_cores
 
 T = TypeVar("T")
@@ -59,7 +60,8 @@ def _start_mpi() -> Any:
     if not MPI.Is_initialized():
         os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # `abort` says what there is to say
         library = ctypes.CDLL(MPI.__file__)
-        library.MPI_Init_thread(None, None, MPI.THREAD_MULTIPLE, ctypes.byref(ctypes.c_int()))
+        with lifeline.signals_end_it():
+            library.MPI_Init_thread(None, None, MPI.THREAD_MULTIPLE, ctypes.byref(ctypes.c_int()))
         atexit.register(library.MPI_Finalize)
     return MPI
 
@@ -177,19 +179,22 @@ class MpiGroup:
         results: list[Any] = self._comm.allgather(result)
         return results
 
-    def abort(self, error: BaseException) -> None:
+    def abort(self, error: BaseException) -> NoReturn:
         """End every rank at once, because this one can no longer take part.
 
         Args:
             error: why; only a fault is shown, not that somebody asked for the end.
         """
         error = self.raised or error
+        status = 1
         if isinstance(error, KeyboardInterrupt):
-            self._comm.Abort(EXIT_INTERRUPTED)
-        if isinstance(error, SystemExit):
-            self._comm.Abort(error.code if isinstance(error.code, int) and error.code else 1)
-        traceback.print_exception(error)
-        self._comm.Abort(1)
+            status = EXIT_INTERRUPTED
+        elif isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) and error.code else 1
+        else:
+            traceback.print_exception(error)
+        self._comm.Abort(status)
+        os._exit(status)  # MPICH's returns where another rank was quicker
 
 
 class MpiExecutor:
@@ -197,23 +202,32 @@ class MpiExecutor:
 
     def __init__(self, group: MpiGroup, local: RankExecutor) -> None:
         self._group = group
-        self._local = local
+        self.local = local
         self._in_step = False
+        self._error: BaseException | None = None
 
     def step(self, arguments: StepArguments) -> npt.NDArray[np.float32]:
         """See `executor.Executor`."""
+        with self._together():
+            self._group.send_work(arguments)
+            return self.local.step(arguments)
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Remember what left the other ranks inside a collective."""
         self._in_step = True
-        self._group.send_work(arguments)
-        logits = self._local.step(arguments)
+        try:
+            yield
+        except BaseException as error:
+            self._error = error
+            raise
         self._in_step = False
-        return logits
 
     def on_every_rank(self, task: Callable[[RankExecutor], T]) -> list[T]:
         """See `executor.Ranks`."""
-        self._in_step = True
-        self._group.send_work(task)
-        results = self._group.run_together(task, self._local)
-        self._in_step = False
+        with self._together():
+            self._group.send_work(task)
+            results = self._group.run_together(task, self.local)
         for result in results:
             if isinstance(result, UserError):
                 raise result
@@ -222,7 +236,7 @@ class MpiExecutor:
     def end(self) -> None:
         """End the other ranks; at once when a step failed here, since they then wait inside a collective for ever."""
         if self._in_step:
-            self._group.abort(sys.exc_info()[1] or RuntimeError("a step was left unfinished"))
+            self._group.abort(self._error or RuntimeError("a step was left unfinished"))
         self._group.send_work(None)
 
 

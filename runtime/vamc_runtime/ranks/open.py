@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 from vamc_runtime.errors import UserError
@@ -63,24 +65,36 @@ def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | 
 
 @contextlib.contextmanager
 def _as_rank(runstream: Runstream, options: RankOptions, on_load: OnLoad | None) -> Iterator[Ranks]:
-    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, RankFailedError, serve_steps
+    """This process as one of the ranks that a launcher started.
+
+    MPI and compiled code run in a thread of their own: a signal is raised in the main thread, which waits for that
+    one, and never within them, where it could get lost or leave the other ranks behind in a collective.
+    """
+    from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, serve_steps
     from vamc_runtime.ranks.serve import open_rank
 
     lifeline.watch(EXIT_LAUNCHER_GONE)
     group = MpiGroup()
-    try:
-        local = open_rank(runstream.path, options, group, on_load)
-    except (UserError, RankFailedError):  # on every rank
-        raise
-    except BaseException as error:  # on this one: the others wait for it
-        group.abort(error)
-        raise
-    if group.rank != 0:
-        os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
-        serve_steps(group, local)
-        raise SystemExit(0)
-    executor = MpiExecutor(group, local)
-    try:
+
+    @contextlib.contextmanager
+    def opened(loading: OnLoad) -> Iterator[MpiExecutor]:
+        executor = MpiExecutor(group, open_rank(runstream.path, options, group, loading))
         yield executor
-    finally:
-        executor.end()
+        if group.rank == 0:
+            executor.end()
+
+    def serve(executor: MpiExecutor) -> None:
+        os.sched_setaffinity(0, executor.local.place.cores)  # while it waits it stays off the other ranks' cores
+        serve_steps(group, executor.local)
+
+    with OwnThread(opened, on_load, give_up=group.abort) as ranks:
+        if group.rank == 0:
+            yield ranks
+        else:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every rank; rank 0 decides what it means
+            try:
+                ranks.run(serve)
+            except (KeyboardInterrupt, SystemExit) as error:
+                group.abort(error)
+            raise SystemExit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -95,9 +96,9 @@ def _damage_json(content: Any, rng: random.Random) -> None:
         if choice == 0:
             del content[key]
         elif choice == 1:
-            content[key] = content[rng.choice(keys)]
+            content[key] = copy.deepcopy(content[rng.choice(keys)])
         else:
-            content[key] = rng.choice(_ODD)
+            content[key] = copy.deepcopy(rng.choice(_ODD))
         return
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,93 @@ def test_baichuan_is_its_own_code(tmp_path: Path) -> None:
     compare(load_tokenizer(tmp_path), reference_of(BAICHUAN, trust=True), "baichuan")
     untrusted = export(BAICHUAN, vocab_size=2000)
     assert "not compared" in untrusted.compared_with and untrusted.files == files.files
+
+
+def change(checkpoint: Path, name: str, **values: Any) -> Path:
+    path = checkpoint / name
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**content, **values}), encoding="utf-8")
+    return checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_kind("byte_level", tmp_path / "checkpoint")
+
+
+def settings_of(files: TokenizerFiles) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(files.files["generation_config.json"])
+    return content
+
+
+@pytest.mark.parametrize(
+    ("model", "eos"),
+    [
+        ({"model_type": "llama", "eos_token_id": [2, 5]}, [2, 5]),
+        ({"model_type": "llama"}, 2),  # the default of LlamaConfig
+        ({"model_type": "baichuan", "eos_token_id": 7}, 7),  # which transformers does not know
+    ],
+)
+def test_without_generation_settings_config_json_speaks(checkpoint: Path, model: dict[str, Any], eos: object) -> None:
+    (checkpoint / "config.json").write_text(json.dumps(model), encoding="utf-8")
+    assert settings_of(export(checkpoint))["eos_token_id"] == eos
+
+
+def test_generation_settings_go_as_they_are_and_what_is_not_followed_is_listed(checkpoint: Path) -> None:
+    change(checkpoint, "generation_config.json", num_beams=4, top_k=7, stop_words_ids=[[1]])
+    files = export(checkpoint)
+    assert settings_of(files) == {"num_beams": 4, "top_k": 7, "stop_words_ids": [[1]]}
+    assert [f"{checkpoint / 'generation_config.json'}: num_beams is 4" in line for line in files.warnings] == [
+        True,
+        False,
+    ]
+    assert "stop_words_ids" in files.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("generation_config.json", {"top_p": 3}, "generation_config.json: top_p is 3"),
+        ("generation_config.json", {"bad_words_ids": [[9999]]}, "bad_words_ids names token 9999"),
+        ("tokenizer_config.json", {"split_special_tokens": True}, "split_special_tokens"),
+        ("tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"}, "runs as Python code"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"1": 5}}, "added_tokens_decoder"),
+        ("tokenizer_config.json", {"bos_token": {"text": "<s>"}}, "bos_token"),
+        ("tokenizer.json", {"model": {"type": "BPE"}}, "loads no tokenizer"),
+        ("tokenizer.json", {"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}, "WordPiece"),
+    ],
+)
+def test_refused_when_compiling(checkpoint: Path, name: str, values: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        export(change(checkpoint, name, **values))
+
+
+def test_code_that_is_not_trusted(checkpoint: Path) -> None:
+    auto_map = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+    change(checkpoint, "tokenizer_config.json", auto_map=auto_map, tokenizer_class="OwnTokenizer")
+    (checkpoint / "tokenization_own.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"(?s)loads no tokenizer.*--trust-checkpoint-code"):
+        export(checkpoint)
+
+
+def test_a_vocabulary_larger_than_the_models(checkpoint: Path) -> None:
+    (warning,) = export(checkpoint, vocab_size=400).warnings
+    assert "the model 400: prompts with token 400" in warning
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    files = export(tmp_path)
+    assert not files.has_tokenizer and set(files.files) == {"generation_config.json"}
+    (tmp_path / "qwen.tiktoken").write_bytes(b"")
+    with pytest.raises(UserError, match="tiktoken"):
+        export(tmp_path)
+
+
+def test_a_difference_stops_the_build(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Tokenizer.encode
+    monkeypatch.setattr(
+        Tokenizer, "encode", lambda self, text, add_special=True: encode(self, text.strip(), add_special)
+    )
+    with pytest.raises(UserError, match="other ids of ' '"):
+        export(checkpoint)

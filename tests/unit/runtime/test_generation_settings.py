@@ -66,7 +66,7 @@ def test_greedy_search_is_transformers(settings: dict[str, Any], prompt: list[in
     rng = np.random.default_rng(3)
     for _ in range(num_new):
         # Few levels and one favourite, so that tokens repeat and rules bite.
-        logits = rng.integers(-40, 40, VOCAB).astype(np.float32) / 8
+        logits = (rng.integers(-40, 40, VOCAB) / 8).astype(np.float32)
         logits[rng.choice([2, 5, 7, 8, 9, 11, 12, 13])] = 6.0
         expected = int(expected_of(torch.tensor([tokens]), torch.tensor(logits)[None])[0].argmax())
         assert sampler.sample(logits) == expected

@@ -146,12 +146,12 @@ class TestRegisters:
         assert machine.cpu_features() == expected, "a Linux that does not say is believed"
 
     def test_a_linux_that_does_not_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
         monkeypatch.setattr(
             ctypes, "CDLL", lambda *_, **__: type("Library", (), {"syscall": staticmethod(lambda *_: -1)})
         )
         assert machine.saved_registers() is None
-        monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
         assert machine.saved_registers() is None
 
     def test_of_this_machine(self) -> None:

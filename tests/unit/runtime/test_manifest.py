@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,12 @@ def test_not_a_runstream(tmp_path: Path, name: str) -> None:
 def test_a_folder_in_place_of_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
     with pytest.raises(UserError, match="cannot be read"):
+        read_manifest(tmp_path)
+
+
+def test_a_pipe_in_place_of_the_manifest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(UserError, match="cannot be read: it is not a file"):  # and does not wait for a writer
         read_manifest(tmp_path)
 
 

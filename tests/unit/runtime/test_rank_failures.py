@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from vamc_runtime.runstream import open_runstream
 @pytest.fixture
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     """Two ranks of 3 GiB each; /dev/shm has room, and 5 GiB of memory are free."""
-    monkeypatch.setattr(failures.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 30))
     monkeypatch.setattr(failures, "available_memory_bytes", lambda: 5 << 30)
     monkeypatch.setattr(failures, "out_of_memory_kills", lambda: 4)
     fake.build(tmp_path, tensor_parallel=2)
@@ -76,6 +77,6 @@ def test_a_fault_of_ours(manifest: Manifest, status: int, name: str) -> None:
 
 
 def test_too_little_shared_memory(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     error = explain(manifest, 7)
     assert isinstance(error, UserError) and "SIGBUS" in error.found and "--shm-size" in error.fix

@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import fake_runstream as fake
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from fake_executor import FakeExecutor
 
 from vamc_runtime import LLM, SamplingParams, UserError, engine
+from vamc_runtime.engine import Piece
 from vamc_runtime.executor import StepArguments
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import Runstream
@@ -164,7 +166,7 @@ def test_a_forked_process_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("is_locked", [False, True], ids=["idle", "in a step of another thread"])
 def test_a_fork_that_leaves_the_context_closes_nothing(path: Path, is_locked: bool) -> None:
     with LLM(path) as llm:
-        stream = llm.stream([PROMPTS[0]], PARAMS)
+        stream = cast(Generator[Piece, None, None], llm.stream([PROMPTS[0]], PARAMS))
         next(stream)
         thread = threading.Thread(target=lambda: llm.generate([PROMPTS[1]], PARAMS))
         if is_locked:

@@ -59,7 +59,7 @@ def test_features_that_a_virtual_machine_hides(
 def test_a_tile_unit_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is listed and granted, and left alone all the same; nothing else of the CPU is."""
     (everything,) = resolve_targets(("sapphirerapids",))
-    monkeypatch.setattr(targets_module.codegen, "llvm_get_system_cpu", lambda: "sapphirerapids")
+    monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: "sapphirerapids")
     monkeypatch.setattr(targets_module, "cpu_features", lambda: frozenset(everything.requires))
     monkeypatch.setattr(targets_module, "amx_works", lambda: False)
     target = host_target()
@@ -73,11 +73,11 @@ def test_a_host_newer_than_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of it serves: a generic level."""
     real = codegen.llvm_get_cpu_features
     monkeypatch.setattr(
-        targets_module.codegen,
+        codegen,
         "llvm_get_cpu_features",
         lambda target: [*real(target), *(["warp"] if str(target.attrs["mcpu"]) == "znver5" else [])],
     )
-    monkeypatch.setattr(targets_module.codegen, "llvm_get_system_cpu", lambda: "znver5")
+    monkeypatch.setattr(codegen, "llvm_get_system_cpu", lambda: "znver5")
     monkeypatch.setattr(targets_module, "cpu_features", lambda: V3 | {"avx512f"})
     assert host_target().mcpu == "x86-64-v3"
     with pytest.raises(UserError, match="for znver5 LLVM may use warp, which vamc does not know") as caught:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from damaged_files import copied, damage_weight
 
 from vamc_compiler import compile as compile_module
 from vamc_compiler.compile import Built, CompileRequest, compile_model
@@ -26,7 +29,6 @@ from vamc_runtime.certificate import read_certificate
 from vamc_runtime.errors import UserError
 from vamc_runtime.manifest import hash_file, read_manifest
 from vamc_runtime.runstream import check_hashes, open_runstream
-from vamc_runtime.safetensors_file import read_header
 
 PASSED = PairResult(
     before="checkpoint",
@@ -83,6 +85,10 @@ def test_only_the_weights_are_compared_where_the_cpu_cannot_run_it(
     assert certificate.excludes == (EXCLUDED["weights"],) and certificate.leaves_open == ()
 
 
+def flip_a_bit(values: npt.NDArray[Any]) -> None:
+    values.view(np.uint8).reshape(-1)[0] ^= 1
+
+
 @pytest.mark.parametrize("runs_here", [True, False])
 def test_a_weight_that_is_not_the_checkpoints(
     compiled: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs_here: bool
@@ -90,16 +96,15 @@ def test_a_weight_that_is_not_the_checkpoints(
     """One bit of one number, far below what the other comparisons can see: a build is refused for it all the same."""
     if not runs_here:
         monkeypatch.setattr(runstream, "choose_library", refuse)
-    folder = tmp_path / "runstream"
-    shutil.copytree(compiled.runstream, folder)
-    header = read_header(folder / "rank_0" / "params.safetensors")
+    damaged = copied(compiled, tmp_path)
     name = next(name for name in compiled.manifest.parameters if name.endswith("norm.weight"))
-    place = header.data_start + header.tensors[name]["data_offsets"][0]
-    content = bytearray(header.path.read_bytes())
-    content[place] ^= 1
-    header.path.write_bytes(content)
+
+    def next_number(values: npt.NDArray[Any]) -> None:
+        values.reshape(-1)[0] = np.nextafter(values.reshape(-1)[0], values.dtype.type(2))
+
+    damage_weight(damaged.runstream, name, next_number)
     with pytest.raises(VerificationFailedError) as caught:
-        certify(replace(compiled, runstream=folder), Stages(SilentReporter()), trust_checkpoint_code=False)
+        certify(damaged, Stages(SilentReporter()), trust_checkpoint_code=False)
     (failed,) = (pair for pair in caught.value.report.pairs if not pair.passed)
     assert failed.check == "weights" and failed.location is not None and failed.location.op == name
 
