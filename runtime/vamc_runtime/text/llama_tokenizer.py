@@ -26,7 +26,11 @@ Merges = list[tuple[str, str]]
 
 def with_llama_defaults(config: TokenizerConfig) -> TokenizerConfig:
     """The config with the special tokens that the class has without being told."""
-    own = {name: AddedToken(content=text, normalized=False, special=True) for name, text in _DEFAULTS.items()}
+    own = {
+        name: AddedToken(content=text, normalized=False, special=True)
+        for name, text in _DEFAULTS.items()
+        if name not in config.without_tokens
+    }
     return dataclasses.replace(config, special_tokens={**own, **config.special_tokens})
 
 

@@ -55,6 +55,8 @@ class TokenizerConfig:
     """Tokens added after the tokenizer was trained, by the id that the file gives; ordered by id."""
     special_tokens: Mapping[str, AddedToken]
     """Special tokens by the name that chat templates write, bos_token for example."""
+    without_tokens: frozenset[str] = frozenset()
+    """Names of special tokens that are null: a class's own default does not apply."""
     extra_special_tokens: tuple[AddedToken, ...]
     """Special tokens without a name."""
     bos_id: int | None
@@ -110,6 +112,7 @@ def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
         legacy=_flag(config, "legacy", path),
         added_tokens=dict(sorted(added.items())),
         special_tokens={name: by_text.get(token.content, token) for name, token in named.items()},
+        without_tokens=frozenset(name for name in _NAMED_TOKENS if name in config and name not in named),
         extra_special_tokens=extra,
         bos_id=_first_id(generation.get("bos_token_id"), "bos_token_id", generation_path),
         eos_ids=_ids(generation.get("eos_token_id"), "eos_token_id", generation_path),

@@ -154,6 +154,7 @@ KINDS: Mapping[str, Kind] = {
     "llama_no_prefix_space": lambda: (_model(), {**LLAMA, "add_prefix_space": False, "legacy": False}),
     "llama_added": lambda: (_model(), {**LLAMA, "added_tokens_decoder": ADDED, "pad_token": "[PAD]"}),
     "llama_nmt": lambda: (_model(normalization_rule_name="nmt_nfkc", remove_extra_whitespaces=True), LLAMA),
+    "llama_null": lambda: (_json(metaspace(normalizing=True)), {**LLAMA, "eos_token": None, "unk_token": None}),
     "llama_json": lambda: (_json(metaspace(normalizing=True)), {**LLAMA, "added_tokens_decoder": ADDED}),
     "metaspace_normalizer": lambda: (_json(metaspace(normalizing=True)), {**FAST, "bos_token": "<s>"}),
     "metaspace_decoder": lambda: (_json(metaspace(normalizing=False)), {**FAST, "bos_token": "<s>"}),
