@@ -77,7 +77,7 @@ def damage_missing_tensor(path: Path) -> list[str]:
     state = torch.load(shard, weights_only=True)
     del state["model.embed_tokens.weight"]
     torch.save(state, shard)
-    return ["model.embed_tokens.weight", "is not in pytorch_model-00001-of-00002.bin"]
+    return ["model.embed_tokens.weight", "missing"]
 
 
 def damage_architecture(path: Path) -> list[str]:

@@ -121,6 +121,7 @@ def _check_with_torch(path: Path, records: Mapping[str, Record]) -> None:
     try:
         reader: Any = torch._C.PyTorchFileReader(str(path))
         reader.get_all_records()  # refuses records outside of the one folder
+        reader.serialization_id()  # refuses one that is not text
         agrees = all(
             reader.get_record_offset(name) == record.offset and reader.get_record_size(name) == record.num_bytes
             for name, record in records.items()

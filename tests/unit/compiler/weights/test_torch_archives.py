@@ -123,6 +123,11 @@ def test_a_record_of_another_size_than_its_storage(path: Path, size: int) -> Non
     assert f"record data/1 of 1400 bytes has {size} bytes" in message(path.parent)
 
 
+def test_an_archive_whose_own_number_is_damaged(path: Path) -> None:
+    pack(path, replaced(path, "serialization_id", b"12345678901234567890\xf5"))
+    assert "torch refuses it" in message(path.parent)
+
+
 def test_records_in_two_folders(path: Path) -> None:
     pack(path, [*entries(path), ("elsewhere/data/9", b"x")])
     assert "torch refuses it" in message(path.parent)
