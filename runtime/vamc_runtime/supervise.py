@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,11 @@ from vamc_runtime.ranks.lifeline import die_with_parent
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOOK_SECONDS = 0.5
 """How often the parent reads what the child reports."""
+PATIENCE_SECONDS = 1.0
+"""How long the child may take to end after a signal, or once it told its status: native code that compiles hears no
+signal until it returns, and an interpreter that ends may wait for processes that hang."""
+LAST_LOOK_SECONDS = 0.1
+"""How often it looks whether a child that should end has."""
 LIMITED_LOOK_SECONDS = 0.02
 """The same where address space is limited: how much the child used can be seen only before it dies."""
 _PR_SET_CHILD_SUBREAPER = 36
@@ -81,6 +87,10 @@ class _Child:
     """The most memory that it, or a process that it waited for, had at a time."""
     interrupted_by: int | None = None
     """The last signal that was passed on."""
+    deadline: float | None = None
+    """When it is ended, on the clock of time.monotonic, should it not have ended by itself."""
+    is_overdue: bool = False
+    """Whether it was."""
     oom_kills: int | None = None
     """`processes.out_of_memory_kills` when it started."""
     _unread: bytes = b""
@@ -105,6 +115,17 @@ class _Child:
         self.stage = str(entry.get("stage", self.stage))
         if "status" in entry:
             self.status = int(entry["status"])
+            self.expect_end()
+
+    def expect_end(self) -> None:
+        """It has no more to do: the first call counts."""
+        self.deadline = self.deadline or time.monotonic() + PATIENCE_SECONDS
+
+    def end_overdue(self) -> None:
+        """Kill it and what it has started, when its time is over."""
+        if self.deadline is not None and not self.is_overdue and time.monotonic() > self.deadline:
+            self.is_overdue = True
+            kill_tree(self.pid)
 
 
 def supervise(work: Callable[[Journal], int]) -> int:
@@ -160,10 +181,12 @@ def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
     """Wait for the child's end, and pass signals on; its status as `os.wait` gives it."""
     look = LOOK_SECONDS if resources.limit_of(resource.RLIMIT_AS) is None else LIMITED_LOOK_SECONDS
     while True:
-        received = signal.sigtimedwait({*passed_on, signal.SIGCHLD}, look)
+        patience = look if child.deadline is None else min(look, LAST_LOOK_SECONDS)
+        received = signal.sigtimedwait({*passed_on, signal.SIGCHLD}, patience)
         child.read()
         if received is not None and received.si_signo != signal.SIGCHLD:
             child.interrupted_by = received.si_signo
+            child.expect_end()
             if received.si_code <= 0:  # sent by a process; what a terminal sends, the child gets too
                 os.kill(child.pid, received.si_signo)
         pid, wait_status, usage = os.wait4(child.pid, os.WNOHANG)
@@ -171,18 +194,19 @@ def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
             child.peak_bytes = usage.ru_maxrss * 1024
             child.read()
             return wait_status
+        child.end_overdue()
 
 
 def _end(child: _Child, wait_status: int) -> int:
     """The exit status of a child that is gone; tidies up where it could not do so itself."""
+    for orphan in living_children(os.getpid()):
+        kill_tree(orphan)
     if child.status is not None:
         # OpenBLAS sends itself SIGINT where it cannot start a thread; Ctrl-C would have reached this process too.
         lack = _lack(child) if child.status == EXIT_INTERRUPTED and child.interrupted_by is None else None
         if lack is not None:
             say(f"vamc: error: {lack}")
         return child.status if lack is None else EXIT_USER_ERROR
-    for orphan in living_children(os.getpid()):
-        kill_tree(orphan)
     if sys.stderr.isatty():
         print(_SHOW_CURSOR, end="", file=sys.stderr)  # a progress bar may have been on the screen
     try:
@@ -194,7 +218,9 @@ def _end(child: _Child, wait_status: int) -> int:
 
 def _report(child: _Child, exit_code: int) -> int:
     """Say why the child died without a word; the exit status."""
-    if exit_code < 0 and -exit_code == child.interrupted_by:
+    if child.interrupted_by is not None and (child.is_overdue or -exit_code == child.interrupted_by):
+        if child.is_overdue:
+            say("vamc: interrupted")
         return 128 + child.interrupted_by
     lack = _explain(child, exit_code)
     if lack is not None:

@@ -105,7 +105,7 @@ NOT_IDS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("ids", NOT_IDS, ids=lambda ids: f"{type(ids).__name__} {str(ids)[:20]}")
+@pytest.mark.parametrize("ids", NOT_IDS, ids=lambda ids: f"{type(ids).__name__} {str(ids)[:20].partition(' at 0x')[0]}")
 def test_what_is_not_token_ids(llm: LLM, ids: Any) -> None:
     for use in (
         lambda: llm.generate([[1], ids], PARAMS),

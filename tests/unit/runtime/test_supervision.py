@@ -188,3 +188,23 @@ def test_no_process_can_be_started(tmp_path: Path) -> None:
     )
     assert "BlockingIOError" in process.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_hears_no_signal_is_ended(tmp_path: Path) -> None:
+    """As within native code that compiles: Python's handlers do not run there."""
+    process = start(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); (folder / 'other').write_text('1'); time.sleep(60)", tmp_path
+    )
+    wait_for(tmp_path / "other")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 128 + signal.SIGTERM
+    assert ended(int((tmp_path / "pid").read_text()))
+    assert {path.name for path in tmp_path.iterdir()} <= {"pid", "tmpdir", "other"}
+
+
+def test_a_process_that_does_not_end_after_its_command_is_ended(tmp_path: Path) -> None:
+    """The status that it told counts; so it is with threads and workers that hang at the interpreter's exit."""
+    code = "import atexit; atexit.register(time.sleep, 60)"
+    begun = time.monotonic()
+    assert run(code, tmp_path) == (3, "")
+    assert time.monotonic() - begun < 30
