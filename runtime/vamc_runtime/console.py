@@ -18,12 +18,9 @@ import select
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from vamc_runtime.errors import EXIT_USER_ERROR, UserError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # of the type checker
 
 EXIT_READER_GONE = 141
 """128 + SIGPIPE: what a shell shows for `cat` and every other program whose reader went away."""
@@ -56,7 +53,7 @@ class _Descriptor(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """All of it, or an error: never a part."""
         view = memoryview(data).cast("B")
         try:

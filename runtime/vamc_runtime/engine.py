@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vamc_runtime.errors import UserError
-from vamc_runtime.executor import Executor, StepArguments, cache_too_large
+from vamc_runtime.executor import Executor, Ranks, StepArguments, cache_too_large
 from vamc_runtime.generation_config import sampling_of
 from vamc_runtime.kv_pages import PageAllocator
 from vamc_runtime.machine import available_memory_bytes
@@ -123,7 +123,7 @@ class LLM:
         self._on_load = on_load
         self._self_test = self_test
         self._tokenizer: Tokenizer | None = None
-        self._executor: Executor | None = None
+        self._executor: Ranks | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()
         """The one that opened the ranks."""

@@ -35,7 +35,7 @@ from vamc_runtime.ranks.lifeline import die_with_parent
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOOK_SECONDS = 0.5
 """How often the parent reads what the child reports."""
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 1.5
 """How long the child may take to end after a signal, or once it told its status: native code that compiles hears no
 signal until it returns, and an interpreter that ends may wait for processes that hang."""
 LAST_LOOK_SECONDS = 0.1

@@ -10,7 +10,6 @@ from e2e_tools import assert_user_error
 from fixture_types import CompileDemo, Vamc
 
 from vamc_runtime import LLM, SamplingParams, UserError
-from vamc_runtime.executor import RankExecutor
 from vamc_runtime.machine import available_cores
 from vamc_runtime.weights_memory import HugePages
 
@@ -39,9 +38,10 @@ def test_on_the_command_line(vamc: Vamc, demo_runstream: Path, expected: str) ->
 
 def test_huge_pages_are_huge(demo_runstream: Path) -> None:
     with LLM(demo_runstream, huge_pages="on") as llm:
-        assert isinstance(llm._executor, RankExecutor)
-        assert llm._executor.placement.copied
-        assert all(pages.ctypes.data % (2 << 20) == 0 for pages in llm._executor.kv_cache)
+        assert llm._executor is not None
+        assert llm._executor.on_every_rank(lambda rank: rank.placement.copied) == [True]
+        (starts,) = llm._executor.on_every_rank(lambda rank: [pages.ctypes.data for pages in rank.kv_cache])
+        assert starts and all(start % (2 << 20) == 0 for start in starts)
 
 
 def test_progress_of_loading(demo_runstream: Path) -> None:

@@ -133,7 +133,14 @@ def test_interrupted_ranks_end_without_noise(two_ranks: Path, by_user: bool, num
     """Ctrl-C as a terminal sends it, to the whole group, once or twice in a row."""
     launcher = [MPIEXEC, "-n", "2"] if by_user else []
     command = [str(part) for part in (*launcher, VAMC, "run", two_ranks, *LONG)]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    program = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A test run in the background may have inherited an ignored SIGINT; a user's terminal has not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert program.stdout is not None and program.stdout.read(8)  # it generates
     for _ in range(num_times):
         os.killpg(program.pid, signal.SIGINT)

@@ -19,17 +19,23 @@ RUNTIME_MAY_IMPORT = {"numpy", "tvm_ffi", "tokenizers", "sentencepiece", "jinja2
 # Only inside functions: installed with an extra.
 RUNTIME_MAY_IMPORT_LATE = {"mpi4py": "ranks/", "vamc_compiler": "cli.py"}
 # What the compiler shares with the runtime: the manifest and the certificate that both know, strict readers of JSON and
-# safetensors, errors and how they are shown, and names of CPU features.
+# safetensors, errors and how they are shown, what processes and the machine may run out of, and names of CPU features.
 COMPILER_MAY_IMPORT = {
+    "vamc_runtime.amx_check",
     "vamc_runtime.certificate",
+    "vamc_runtime.console",
     "vamc_runtime.errors",
     "vamc_runtime.file_content",
+    "vamc_runtime.git_lfs",
     "vamc_runtime.machine",
     "vamc_runtime.manifest",
     "vamc_runtime.printable",
+    "vamc_runtime.ranks.lifeline.die_with_parent",
+    "vamc_runtime.resources",
     "vamc_runtime.safetensors_file",
     "vamc_runtime.spawning",
     "vamc_runtime.strict_json",
+    "vamc_runtime.supervise.Journal",
 }
 # Verification runs a runstream as the runtime does, watches it, and writes the certificate that the runtime reads; it
 # cuts its text into tokens as the runtime does. No engine, no scheduler: it plans its own steps.

@@ -7,6 +7,7 @@ whatever the tensor's size. No torch here: worker processes import this file.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -219,8 +220,15 @@ def read_parameter(source: StoredTensor, origin: FromCheckpoint, spec: Parameter
         OSError: reading failed.
     """
     destination = Destination(source.path, 0, spec.shape, spec.dtype, None)
-    blocks = list(_stored_blocks(TensorTask(spec.name, source, origin, destination)))
-    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)).reshape(spec.shape)
+    whole: npt.NDArray[Any] | None = None  # filled block by block: a list of blocks would hold every number twice
+    position = 0
+    for block in _stored_blocks(TensorTask(spec.name, source, origin, destination)):
+        if whole is None:
+            whole = np.empty(math.prod(spec.shape), block.dtype)
+        whole[position : position + block.size] = block.reshape(-1)
+        position += block.size
+    assert whole is not None and position == whole.size, "blocks cover the parameter"
+    return whole.reshape(spec.shape)
 
 
 def _write_all(descriptor: int, values: npt.NDArray[Any], offset: int) -> int:

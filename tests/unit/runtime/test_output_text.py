@@ -18,11 +18,12 @@ class ByteTokenizer:
     """Tokens with the given bytes, and nothing else of a tokenizer that decoding needs."""
 
     strips_leading_space = False
+    decode_errors = "replace"
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         self._tokens = tokens
 
-    def token_bytes(self, token_id: int) -> bytes:
+    def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
         return self._tokens[token_id]
 
 

@@ -41,6 +41,8 @@ def start(code: str, folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(folder)},
+        # A test run in the background may have inherited ignored signals; a user's terminal has not.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
     )
 
 
@@ -145,7 +147,7 @@ def test_what_it_had_started_ends_too(tmp_path: Path) -> None:
 def test_signals_are_passed_on(number: signal.Signals, tmp_path: Path) -> None:
     code = (
         f"signal.signal({int(number)}, lambda *_: (_ for _ in ()).throw(SystemExit(9)));"
-        "(folder / 'other').write_text('ready')\ntry: time.sleep(1000)\nexcept SystemExit: pass"
+        "\ntry:\n    (folder / 'other').write_text('ready')\n    time.sleep(1000)\nexcept SystemExit: pass"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, code, tmp_path],
