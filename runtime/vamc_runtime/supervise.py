@@ -35,9 +35,12 @@ from vamc_runtime.ranks.lifeline import die_with_parent
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LOOK_SECONDS = 0.5
 """How often the parent reads what the child reports."""
-PATIENCE_SECONDS = 1.5
-"""How long the child may take to end after a signal, or once it told its status: native code that compiles hears no
-signal until it returns, and an interpreter that ends may wait for processes that hang."""
+PATIENCE_SECONDS = 0.8
+"""How long the child may take to end after a signal: native code that compiles hears none until it returns. What it had
+begun is removed here then."""
+EXIT_SECONDS = 0.3
+"""How long it may take once it told its status: nothing is left to do, and an interpreter that ends with much loaded
+may take seconds, or wait for processes that hang."""
 LAST_LOOK_SECONDS = 0.1
 """How often it looks whether a child that should end has."""
 LIMITED_LOOK_SECONDS = 0.02
@@ -115,11 +118,12 @@ class _Child:
         self.stage = str(entry.get("stage", self.stage))
         if "status" in entry:
             self.status = int(entry["status"])
-            self.expect_end()
+            self.expect_end(EXIT_SECONDS)
 
-    def expect_end(self) -> None:
-        """It has no more to do: the first call counts."""
-        self.deadline = self.deadline or time.monotonic() + PATIENCE_SECONDS
+    def expect_end(self, seconds: float) -> None:
+        """It has no more to do than end, within this time."""
+        deadline = time.monotonic() + seconds
+        self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
 
     def end_overdue(self) -> None:
         """Kill it and what it has started, when its time is over."""
@@ -186,7 +190,7 @@ def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
         child.read()
         if received is not None and received.si_signo != signal.SIGCHLD:
             child.interrupted_by = received.si_signo
-            child.expect_end()
+            child.expect_end(PATIENCE_SECONDS)
             if received.si_code <= 0:  # sent by a process; what a terminal sends, the child gets too
                 os.kill(child.pid, received.si_signo)
         pid, wait_status, usage = os.wait4(child.pid, os.WNOHANG)
