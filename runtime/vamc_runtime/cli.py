@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import mmap
 import os
 import resource
 import signal
@@ -271,7 +272,7 @@ class _Stop:
 def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
     """Do what was asked for; the exit status, whatever happens."""
     stop = _Stop()
-    reserve = bytearray(RESERVE_BYTES)
+    reserve = mmap.mmap(-1, RESERVE_BYTES)
     try:
         streams.check()
         function: Callable[[argparse.Namespace], int] = options.function
@@ -291,7 +292,7 @@ def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
         if stop.status is not None:
             _report("vamc: interrupted")
             return stop.status
-        reserve.clear()
+        reserve.close()
         lack = explain(error) or find_lack([], address_space_bytes(os.getpid()))
         if lack is not None:
             _report(f"vamc: error: {lack}")
