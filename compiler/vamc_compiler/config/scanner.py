@@ -55,7 +55,12 @@ class TabLoader(yaml.SafeLoader):
         self.forward(len(blanks))
 
     def scan_plain_spaces(self, indent: int, start_mark: object) -> list[str]:
-        """The white space within a plain text, with line breaks folded; empty where the document ends."""
+        """The white space within a plain text, with line breaks folded; empty where the document ends.
+
+        Args:
+            indent: spaces that a line of the text needs; a tab may follow them.
+            start_mark: PyYAML's, not needed.
+        """
         blanks = self._blanks()
         self.forward(len(blanks))
         if self.peek() not in _BREAKS:
@@ -69,7 +74,8 @@ class TabLoader(yaml.SafeLoader):
                 self.forward(len(blanks))
                 breaks.append(self.scan_line_break())
                 continue
-            self.forward(len(blanks) - len(blanks.lstrip(" ")))
+            num_spaces = len(blanks) - len(blanks.lstrip(" "))
+            self.forward(len(blanks) if num_spaces >= indent else num_spaces)  # a tab before that would indent
             return [*([first] if first != "\n" else [] if breaks else [" "]), *breaks]
         return []
 

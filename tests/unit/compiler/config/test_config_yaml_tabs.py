@@ -46,6 +46,9 @@ def load(text: str) -> Any:
         ("a: b\tc\n", {"a": "b\tc"}),
         ("a: |\n  b\tc\n  \td\n", {"a": "b\tc\n\td\n"}),
         ("a: b\n\n\t\n  c\n", {"a": "b\n\nc"}),
+        ("a: b\n \tc\n", {"a": "b c"}),
+        ("a: b\n  \t \tc\n", {"a": "b c"}),
+        ("a\n\tb\n", "a b"),
     ],
 )
 def test_tabs_that_yaml_allows(text: str, expected: Any) -> None:
