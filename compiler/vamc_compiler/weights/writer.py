@@ -112,8 +112,10 @@ def run_tasks(
     )
     workers: list[BaseProcess] = []
     try:
-        futures = [pool.submit(function, task) for task in tasks]
-        workers += pool._processes.values()  # what broke them is known to them alone
+        futures = []
+        for task in tasks:  # a worker may be killed while others are still being started
+            futures.append(pool.submit(function, task))
+            workers = list(pool._processes.values())  # what broke them is known to them alone
         for future in as_completed(futures):
             on_done(future.result())
     except BrokenProcessPool as error:
