@@ -84,7 +84,7 @@ def _prove_chat(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> N
             )
         except Exception:
             continue  # the template does not take this conversation
-        found = chat.render([Message(role, content) for role, content in conversation], 1 << 30)  # type: ignore[arg-type]
+        found = chat.render([Message(role, content) for role, content in conversation], 1 << 30)  # type: ignore[arg-type]  # roles are ours
         if found != list(expected) and "strftime_now" not in str(reference.chat_template):
             raise _differs(f"the chat prompt of {conversation}", found, list(expected))
 

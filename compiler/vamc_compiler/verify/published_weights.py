@@ -94,7 +94,7 @@ class _LibraryFile:
         if path.suffix == ".safetensors":
             file = safe_open(path, "pt", backend="pread")
             self._find, self._load = file.get_slice, file.get_tensor
-            self.names: frozenset[str] = frozenset(file.keys())  # type: ignore[no-untyped-call]
+            self.names: frozenset[str] = frozenset(file.keys())  # type: ignore[no-untyped-call]  # safetensors has no types
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             self._find = self._load = state.__getitem__
