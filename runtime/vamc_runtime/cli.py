@@ -6,7 +6,6 @@ Compiler commands are imported when they run; on a machine with only the runtime
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import mmap
 import os
@@ -149,13 +148,31 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
 
 
+class _ShowVersion(argparse.Action):
+    """`--version`; argparse's own action would look the version up for every command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        import importlib.metadata
+
+        print(f"vamc {importlib.metadata.version('vamc')}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="vamc", description="Compile a language model ahead of time, and run it.", allow_abbrev=False
     )
-    version = importlib.metadata.version("vamc")
-    parser.add_argument("--version", action="version", version=f"vamc {version}")
+    parser.add_argument("--version", action=_ShowVersion, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
