@@ -24,12 +24,23 @@ def living_children(process: int) -> list[int]:
 
 
 def kill_tree(process: int) -> None:
-    """Kill a process of this program and everything below it."""
+    """Kill a process of this program and everything below it.
+
+    Spared is multiprocessing's resource tracker: it ends by itself once the others have, and removes the semaphores and
+    shared memory that they leave behind.
+    """
     below = living_children(process)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
+    if not _is_resource_tracker(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     for child in below:
         kill_tree(child)
+
+
+def _is_resource_tracker(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 def out_of_memory_kills() -> int | None:

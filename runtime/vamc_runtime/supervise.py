@@ -41,6 +41,8 @@ begun is removed here then."""
 EXIT_SECONDS = 0.3
 """How long it may take once it told its status: nothing is left to do, and an interpreter that ends with much loaded
 may take seconds, or wait for processes that hang."""
+TRACKER_SECONDS = 0.5
+"""How long multiprocessing's resource tracker may take to end after the processes that it serves."""
 LAST_LOOK_SECONDS = 0.1
 """How often it looks whether a child that should end has."""
 LIMITED_LOOK_SECONDS = 0.02
@@ -203,8 +205,7 @@ def _wait(child: _Child, passed_on: set[signal.Signals]) -> int:
 
 def _end(child: _Child, wait_status: int) -> int:
     """The exit status of a child that is gone; tidies up where it could not do so itself."""
-    for orphan in living_children(os.getpid()):
-        kill_tree(orphan)
+    _end_orphans()
     if child.status is not None:
         # OpenBLAS sends itself SIGINT where it cannot start a thread; Ctrl-C would have reached this process too.
         lack = _lack(child) if child.status == EXIT_INTERRUPTED and child.interrupted_by is None else None
@@ -218,6 +219,20 @@ def _end(child: _Child, wait_status: int) -> int:
     finally:
         for folder in child.folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_orphans() -> None:
+    """End what the child had started and left; its resource tracker has a moment to remove what they held."""
+    deadline = time.monotonic() + TRACKER_SECONDS
+    while orphans := living_children(os.getpid()):
+        for orphan in orphans:
+            kill_tree(orphan)
+        if time.monotonic() > deadline:
+            for orphan in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGKILL)
+            break
+        time.sleep(0.01)
 
 
 def _report(child: _Child, exit_code: int) -> int:

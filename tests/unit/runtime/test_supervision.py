@@ -192,6 +192,18 @@ def test_no_process_can_be_started(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_semaphores_of_a_command_that_dies_are_removed(tmp_path: Path) -> None:
+    """multiprocessing's resource tracker does that, unless it is killed with the others."""
+    code = (
+        "import multiprocessing; lock = multiprocessing.get_context('spawn').Lock();"
+        "(folder / 'other').write_text(lock._semlock.name); os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    status, errors = run(code, tmp_path)
+    assert status == 70 and "SIGSEGV" in errors
+    name = (tmp_path / "other").read_text()
+    assert name.startswith("/mp-") and not Path(f"/dev/shm/sem.{name[1:]}").exists()
+
+
 def test_a_command_that_hears_no_signal_is_ended(tmp_path: Path) -> None:
     """As within native code that compiles: Python's handlers do not run there."""
     process = start(
