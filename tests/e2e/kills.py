@@ -52,6 +52,8 @@ class Kind:
     signals: Sequence[signal.Signals]
     busy_seconds: float
     """The moment is chosen evenly from the process's start up to so long after it."""
+    whole_answer: bytes = b""
+    """Where the program succeeds, its standard output holds this."""
     leaves_names: bool = False
     """Names in /dev/shm may remain: a rank of the user's own mpiexec was killed before MPI_Init was over."""
 
@@ -69,12 +71,19 @@ class Outcome:
     names: list[str] = field(default_factory=list)
     """New in /dev/shm, used by nobody."""
     status: int | None = None
+    answer: bytes = b""
+    """What the program wrote to its standard output."""
     errors: str = ""
 
-    @property
-    def is_clean(self) -> bool:
-        """Nothing was left."""
-        return not self.processes and not self.names
+    def fault(self, kind: Kind) -> str:
+        """What is wrong; nothing when the kill left nothing and was not hidden."""
+        if self.processes:
+            return "processes are left"
+        if self.names and not kind.leaves_names:
+            return "shared memory is left"
+        if self.status == 0 and kind.whole_answer not in self.answer:
+            return "it says that it succeeded, with a part of its answer"
+        return "it says that this is a bug" if "this is a bug" in self.errors else ""
 
 
 def _marked(mark: str) -> list[psutil.Process]:
@@ -122,11 +131,11 @@ def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
             signal.signal(number, signal.SIG_DFL)
     mark = uuid.uuid4().hex
     before = _shared_names()
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as answer:
         program = subprocess.Popen(
             kind.command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=answer,
             stderr=errors,
             env={**os.environ, MARK: mark},
             start_new_session=True,
@@ -148,6 +157,8 @@ def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
             program.wait()
         errors.seek(0)
         outcome.errors = errors.read().decode(errors="replace")
+        answer.seek(0)
+        outcome.answer = answer.read()
     outcome.status = program.returncode
     return outcome
 
@@ -190,22 +201,26 @@ def _is_program(process: psutil.Process) -> bool:
 
 
 def run_command(runstream: Path) -> list[str]:
-    """`vamc run` that goes on for seconds."""
-    options = ("--prompt", "The capital of France", "--temperature", "0", "--ignore-eos", "--max-new-tokens", "900")
-    return [str(VAMC), "run", str(runstream), *options]
+    """`vamc run` that goes on for longer than any kill waits."""
+    options = ("--temperature", "0", "--ignore-eos", "--max-new-tokens", "900")
+    return [str(VAMC), "run", str(runstream), *(["--prompt", "The capital of France"] * 32), *options]
+
+
+RATES = b"tok/s"
+"""Which `vamc run` prints when all is generated."""
 
 
 def kinds_of_running(one: Path, two: Path) -> Iterator[Kind]:
     """Every kind of process of running runstreams of one rank and of two."""
-    yield Kind("program of one rank", run_command(one), _is_program, ENDINGS, 2.0)
-    yield Kind("program of two ranks", run_command(two), _is_program, ENDINGS, 3.0)
+    yield Kind("program of one rank", run_command(one), _is_program, ENDINGS, 2.0, RATES)
+    yield Kind("program of two ranks", run_command(two), _is_program, ENDINGS, 3.0, RATES)
     for name, chosen in (
         ("mpiexec", _is_named("mpiexec")),
         ("hydra proxy", _is_named("hydra_pmi")),
         ("rank 0", _is_rank(0)),
         ("rank 1", _is_rank(1)),
     ):
-        yield Kind(name, run_command(two), chosen, KILL, 2.5)
+        yield Kind(name, run_command(two), chosen, KILL, 2.5, RATES)
     by_user = [str(MPIEXEC), "-n", "2", *run_command(two)]
     yield Kind("user's mpiexec", by_user, _is_named("mpiexec"), ENDINGS, 3.0)
     yield Kind("user's hydra proxy", by_user, _is_named("hydra_pmi"), KILL, 2.5, leaves_names=True)
@@ -241,7 +256,7 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def main() -> int:
-    """Run the command line; returns 1 when anything was left."""
+    """Run the command line; returns 1 at any fault."""
     parser = argparse.ArgumentParser(prog="python -m kills", description="Kill processes at random moments.")
     parser.add_argument("one", type=Path, metavar="ONE", help="runstream of one rank")
     parser.add_argument("two", type=Path, metavar="TWO", help="runstream of two ranks")
@@ -267,15 +282,15 @@ def main() -> int:
             num_kills += 1
             statuses[outcome.status] += 1
             seconds.append(outcome.seconds)
-            fine = outcome.is_clean or (kind.leaves_names and not outcome.processes)
+            fault = outcome.fault(kind)
             is_noisy = "Traceback" in outcome.errors
-            num_bad += not fine
+            num_bad += bool(fault)
             num_noisy += is_noisy
-            if not fine or is_noisy:
-                outcome.errors = outcome.errors[-700:]
-                print(kind.name, case, outcome, file=sys.stderr)
+            if fault or is_noisy:
+                outcome.answer, outcome.errors = outcome.answer[-200:], outcome.errors[-700:]
+                print(kind.name, case, fault, outcome, file=sys.stderr)
         print(
-            f"{kind.name}: {num_kills} kills, {num_bad} left something, {num_noisy} showed a traceback; "
+            f"{kind.name}: {num_kills} kills, {num_bad} faults, {num_noisy} showed a traceback; "
             f"slowest end {max(seconds, default=0):.2f} s; statuses {dict(statuses)}",
             flush=True,
         )

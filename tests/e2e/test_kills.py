@@ -21,8 +21,6 @@ def test_nothing_is_left(name: str, compile_demo: CompileDemo, demo_runstream: P
     kind = next(kind for kind in kinds_of_running(demo_runstream, two) if kind.name == name)
     outcome = kill_once(kind, random.Random(name))
     assert outcome is not None, "there was nothing to kill"
-    assert not outcome.processes
-    assert not outcome.names or kind.leaves_names
-    assert "this is a bug" not in outcome.errors
-    if name in ("hydra proxy", "rank 1"):
+    assert not outcome.fault(kind)
+    if name in ("hydra proxy", "rank 1") and outcome.status != 0:  # a fast machine had its answer before
         assert outcome.status == 2 and "vamc: error:" in outcome.errors
