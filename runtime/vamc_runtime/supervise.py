@@ -156,13 +156,14 @@ def supervise(work: Callable[[Journal], int]) -> int:
         kills = out_of_memory_kills()
         # In the parent they stay blocked: it takes them one by one while it waits, and then only has to end.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed_on, signal.SIGCHLD})
+        parent = os.getpid()
         pid = os.fork()
     except BaseException:
         temporary.rmdir()
         raise
     if pid == 0:
         os.close(reader)
-        die_with_parent()
+        die_with_parent(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)  # for processes that it starts, too
         journal = Journal(writer)

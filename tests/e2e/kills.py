@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -125,7 +126,7 @@ def _wait_for(kind: Kind, mark: str, program: subprocess.Popen[bytes], rng: rand
 
 
 def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
-    """Start, kill at a random moment, look; None when there was nothing to kill."""
+    """Start, kill at a random moment, look; None when the process did not come or had ended by then."""
     for number in ENDINGS[1:]:
         if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, or in the background: children would inherit it
             signal.signal(number, signal.SIG_DFL)
@@ -146,8 +147,9 @@ def kill_once(kind: Kind, rng: random.Random) -> Outcome | None:
                 return None
             moment, number = rng.uniform(0, kind.busy_seconds), rng.choice(kind.signals)
             time.sleep(moment)
-            with contextlib.suppress(psutil.NoSuchProcess):
-                target.send_signal(number)
+            if not target.is_running() or target.status() == psutil.STATUS_ZOMBIE:
+                return None
+            target.send_signal(number)
             outcome = _look(program, mark, before)
             outcome.sent = f"{number.name} after {moment:.2f} s"
         finally:
@@ -275,7 +277,9 @@ def main() -> int:
             continue
         seconds, statuses = [], Counter[int | None]()
         num_kills = num_bad = num_noisy = 0
-        for case in range(options.kills):
+        for case in itertools.count():
+            if num_kills == options.kills or case == 3 * options.kills:
+                break
             outcome = kill_once(kind, random.Random(f"{kind.name} {options.seed} {case}"))
             if outcome is None:
                 continue

@@ -22,5 +22,5 @@ def test_nothing_is_left(name: str, compile_demo: CompileDemo, demo_runstream: P
     outcome = kill_once(kind, random.Random(name))
     assert outcome is not None, "there was nothing to kill"
     assert not outcome.fault(kind)
-    if name in ("hydra proxy", "rank 1") and outcome.status != 0:  # a fast machine had its answer before
+    if name in ("hydra proxy", "rank 1"):
         assert outcome.status == 2 and "vamc: error:" in outcome.errors

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,7 +91,9 @@ def _write_values(file: RankFile) -> None:
 def _begin_worker() -> None:
     """Ctrl-C reaches every process of the terminal: the parent alone decides what it means, and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    parent = parent_process()
+    assert parent is not None and parent.pid is not None, "only multiprocessing starts workers"
+    die_with_parent(parent.pid)
 
 
 def run_tasks(
@@ -118,7 +121,7 @@ def run_tasks(
             workers = list(pool._processes.values())  # what broke them is known to them alone
         for future in as_completed(futures):
             on_done(future.result())
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, BrokenPipeError) as error:  # broken pipe: while it was being started
         raise _explain_end(workers, error) from error
     except BaseException:
         for worker in workers:  # a signal, or the error of a task: nobody wants what the others still do
@@ -128,12 +131,10 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
-def _explain_end(workers: Sequence[BaseProcess], error: BrokenProcessPool) -> Exception:
+def _explain_end(workers: Sequence[BaseProcess], error: BrokenProcessPool | BrokenPipeError) -> Exception:
     """Of a worker that ended within its work: it was killed, or crashed. The pool ends the others with SIGTERM."""
-    for worker in workers:
-        worker.join(END_SECONDS)
-    codes = [worker.exitcode for worker in workers]
-    if -signal.SIGKILL in codes:
+    codes = _exit_codes(workers)
+    if -signal.SIGKILL in codes or isinstance(error, BrokenPipeError):
         return UserError(
             f"a worker process was killed (SIGKILL); {size(available_memory_bytes())} of memory are free now",
             expected="enough memory: with too little, Linux kills the process that uses most",
@@ -142,6 +143,17 @@ def _explain_end(workers: Sequence[BaseProcess], error: BrokenProcessPool) -> Ex
     ends = ", ".join(str(code) for code in codes if code not in (None, 0, -signal.SIGTERM))
     lack = find_lack([], address_space_bytes(os.getpid())) if ends else None  # a worker is about as large as this
     return lack or RuntimeError(f"a worker process ended unexpectedly (exit status {ends or 'unknown'}): {error}")
+
+
+def _exit_codes(workers: Sequence[BaseProcess]) -> list[int | None]:
+    """Of workers that end now; None for those that do not."""
+    deadline = time.monotonic() + END_SECONDS
+    for worker in workers:
+        worker.join(max(0, deadline - time.monotonic()))
+    # The pool's thread waits for them too: what it took from the system it may not have noted yet.
+    while None in (codes := [worker.exitcode for worker in workers]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return codes
 
 
 def write_rank_files(

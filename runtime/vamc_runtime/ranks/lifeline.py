@@ -81,14 +81,16 @@ def end(status: int = 0) -> NoReturn:
     os._exit(status)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, for a thread that cannot run to notice.
 
     Only where the parent is a launcher's process: the signal is tied to the thread that started this process.
+
+    Args:
+        parent: its process id, from a time when it surely lived: what it is by now may have taken this process over.
     """
     import ctypes
 
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the kernel was asked
         end()

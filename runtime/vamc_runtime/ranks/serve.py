@@ -112,6 +112,7 @@ def _tell(stream: socket.socket | None, error: Exception) -> None:
 
 def main() -> None:
     """Run this rank until it is told to end, or its program or its launcher is gone (see `lifeline`)."""
+    launcher = os.getppid()
     parser = argparse.ArgumentParser(prog="vamc_runtime.ranks.serve")
     parser.add_argument("runstream", type=Path)
     parser.add_argument("--pages", type=int, required=True)
@@ -133,7 +134,7 @@ def main() -> None:
     except UserError as error:  # no MPI library: on every rank
         _tell(stream, error)
         return
-    lifeline.die_with_parent()
+    lifeline.die_with_parent(launcher)
     try:
         _serve(group, arguments.runstream, options, stream)
     except (UserError, RankFailedError) as error:

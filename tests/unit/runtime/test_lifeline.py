@@ -87,7 +87,7 @@ def test_the_kernel_ends_it_where_no_thread_can_run(tmp_path: Path) -> None:
     rank = (
         "import ctypes, os\n"
         "from vamc_runtime.ranks import lifeline\n"
-        "lifeline.die_with_parent()\nos.write(1, b'on ')\n"
+        "lifeline.die_with_parent(os.getppid())\nos.write(1, b'on ')\n"
         "ctypes.PyDLL(None).sleep(1000)"
     )
     with subprocess.Popen([sys.executable, "-c", PARENT, rank], stdout=subprocess.PIPE) as parent:
