@@ -349,8 +349,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without them, this is the program: it reads its own, and may work in a child process.
     """
-    if arguments is None:
-        atexit.register(gc.freeze)  # else the interpreter searches all that is loaded for garbage as it ends: 20 ms
     with StandardStreams() as streams:
         try:
             options = build_parser().parse_args(arguments)
@@ -359,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         except OutputLostError:
             return streams.end(0)
+        if arguments is None and not options.needs_much:  # libraries of the compiler complain of what is left
+            atexit.register(gc.freeze)  # else the interpreter searches all that is loaded for garbage as it ends: 20 ms
         if arguments is None and _is_supervised(options):
             return _supervised(options, streams)
         return streams.end(_run_command(options, streams))

@@ -7,11 +7,10 @@ A checkpoint that brings its own modeling files is searched first, the built-in 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -61,13 +60,15 @@ def load_package(directories: Sequence[Path]) -> str:
     return name
 
 
-@contextlib.contextmanager
-def _without_byte_code() -> Iterator[None]:
-    """Write no byte code: Python matches it by size and whole second, so a quick edit would run as the old text."""
+def import_file(package: str, name: str) -> ModuleType:
+    """Import the file `name`.py of a package from `load_package`; whatever it raises comes through.
+
+    No byte code is written: Python matches it by size and whole second, so a quick edit would run as the old text.
+    """
     previous = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
-        yield
+        return importlib.import_module(f"{package}.{name}")
     finally:
         sys.dont_write_bytecode = previous
 
@@ -78,13 +79,11 @@ def load_module(package: str, file: str) -> ModuleType:
     Raises:
         UserError: the file does not exist or fails to import.
     """
-    module = f"{package}.{Path(file).stem}"
-    if importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec(f"{package}.{Path(file).stem}") is None:
         where = ", ".join(sys.modules[package].__path__)
         raise UserError(f"there is no modeling file {file!r} in {where}", fix="check models.yaml or auto_map")
     try:
-        with _without_byte_code():
-            return importlib.import_module(module)
+        return import_file(package, Path(file).stem)
     except UserError:
         raise
     except Exception as error:

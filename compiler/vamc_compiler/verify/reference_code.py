@@ -23,6 +23,7 @@ from torch import nn
 
 from vamc_compiler.model.config import model_config_from
 from vamc_compiler.model.registry import written_for_transformers
+from vamc_compiler.model.source_code import import_file, load_package
 from vamc_compiler.verify.reference_baichuan import BaichuanReference, published_norm_head
 from vamc_runtime.errors import UserError
 from vamc_runtime.resources import raise_lack
@@ -46,6 +47,9 @@ _MODEL = "AutoModelForCausalLM"
 _CLASS_NAME = re.compile(r"(?:[\w.-]+/[\w.-]+--)?\w{1,200}\.\w{1,200}")
 """`file.Class`, or `owner/name--file.Class`."""
 _NO_CACHE = {"use_cache": False}
+_WHOLE = {"insert_slice": False, "rank_num": 1, "rank_index": 0}
+"""Settings of code for VACC cards, where it is to compute all of a model: not the last token's logits only, and not one
+rank's share of the heads."""
 
 
 def build_original(
@@ -156,8 +160,9 @@ def _build_own_code(directory: Path, auto_map: Mapping[str, str], content: Mappi
             config = config_class.from_pretrained(directory, local_files_only=True)
         else:
             config = config_class.from_dict({key: value for key, value in content.items() if key[:1] != "_"})
-        if getattr(config, "insert_slice", False):
-            config.insert_slice = False  # code for VACC cards computes the last token's logits only
+        for key, value in _WHOLE.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
         if isinstance(getattr(model_class, "_tied_weights_keys", None), list):
             model_class._tied_weights_keys = None  # transformers 5 wants a dict; reference.py ties by itself
         with _without_weights():
@@ -174,10 +179,13 @@ def _code_file(name: str) -> str:
 
 
 def _own_class(directory: Path, name: str) -> Any:
-    """A class `file.Class` of the checkpoint; one of another repository (`owner/name--file.Class`) if it lies here."""
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+    """A class `file.Class` of the checkpoint; one of another repository (`owner/name--file.Class`) if it lies here.
 
-    return get_class_from_dynamic_module(name.rpartition("--")[2], str(directory), local_files_only=True)
+    Imported where it lies: transformers would copy it, with every file that it may import at some time, and published
+    code names files in functions that nobody calls here and that were not published with it.
+    """
+    file, class_name = name.rpartition("--")[2].split(".")
+    return getattr(import_file(load_package([directory]), file), class_name)
 
 
 class OwnCodeError(UserError):

@@ -354,10 +354,8 @@ class Model(LlamaForCausalLM):
 
 
 @pytest.fixture
-def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def own_code(tmp_path: Path) -> Callable[..., Path]:
     """llama-mini with code of its own, whose head normalises its rows."""
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
 
     def write(reference: str = "modeling_own.Model", **code_parts: str) -> Path:
         directory = Path(shutil.copytree(LLAMA, tmp_path / "own"))
