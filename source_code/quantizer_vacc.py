@@ -5,8 +5,7 @@ the nearest whole number of row / scale, ties to even. The scale is that of the 
 splits its columns: every tensor-parallel degree then computes with the same weights. Semantics of `quantizer_vacc.py`
 in Vastai/VastModelZOO (43aff36b, llm/baichuan2/build_in/source_code).
 
-`int8_per_channel` leaves activations exact; `w8a8_dynamic` rounds each token's to int8 as well, with a scale of its
-own.
+Which scheme swaps in which layer is said in `vamc_compiler.quantization`.
 """
 
 from __future__ import annotations
@@ -64,12 +63,8 @@ class QuantizedLinearDynamic(QuantizedLinearPerChannel):
         return quantized_linear_dynamic(x, self.quant_w, self.scale_w, self.shared_top(x))
 
 
-LAYERS = {"int8_per_channel": QuantizedLinearPerChannel, "w8a8_dynamic": QuantizedLinearDynamic}
-
-
-def quantize(model: nn.Module, quantization: str, *, lm_head: bool) -> int:
-    """Swap every `ParallelLinear` below `model`, and the head's weight when asked; returns how many."""
-    kind = LAYERS[quantization]
+def quantize(model: nn.Module, kind: type[QuantizedLinearPerChannel], *, lm_head: bool) -> int:
+    """Swap every `ParallelLinear` below `model` for a `kind`, and the head's weight when asked; returns how many."""
     count = 0
     for path, parent in list(model.named_modules()):
         for name, layer in list(parent.named_children()):

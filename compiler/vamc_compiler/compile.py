@@ -291,7 +291,7 @@ def _manifest(
     digest: str,
 ) -> Manifest:
     """The manifest, its files apart."""
-    model = inputs.source.config
+    model, scheme = inputs.source.config, ModelPrecision.of(config).scheme
     return Manifest(
         schema_version=manifest.SCHEMA_VERSION,
         name=config.name,
@@ -307,8 +307,8 @@ def _manifest(
         ),
         precision=manifest.Precision(
             weights=config.backend.dtype,
-            quantization=None if config.frontend.quantize is None else config.frontend.quantize.type,
-            activations="int8" if ModelPrecision.of(config).quantization == "w8a8_dynamic" else "float32",
+            quantization=None if scheme is None else scheme.name,
+            activations="float32" if scheme is None else scheme.activations,
             kv_cache="float16",
         ),
         tensor_parallel=inputs.num_ranks,

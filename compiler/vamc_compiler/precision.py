@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vamc_compiler.config import BuildConfig
+from vamc_compiler.quantization import SCHEMES, Scheme
 
-Quantization = Literal["int8_per_channel", "w8a8_dynamic"]
 WeightType = Literal["float16", "bfloat16", "float32"]
 
 
@@ -17,8 +17,8 @@ class ModelPrecision:
 
     unquantized: WeightType = "float16"
     """Type of the weights that are not quantized; float32 only to compare with the original."""
-    quantization: Quantization | None = None
-    """Which quantization, if any."""
+    quantization: str | None = None
+    """The name of the scheme, if any."""
     lm_head: bool = False
     """Whether it takes in the head."""
 
@@ -29,8 +29,13 @@ class ModelPrecision:
         quantize = config.frontend.quantize
         if quantize is None:
             return ModelPrecision(unquantized=unquantized)
-        assert quantize.type in ("int8_per_channel", "w8a8_dynamic"), f"check_buildable lets {quantize.type} through"
+        assert SCHEMES[quantize.type].is_built, f"check_buildable lets {quantize.type} through"
         return ModelPrecision(unquantized=unquantized, quantization=quantize.type, lm_head=quantize.lm_head)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How weights are quantized, if they are."""
+        return None if self.quantization is None else SCHEMES[self.quantization]
 
 
 def multiplies_in_bfloat16(config: BuildConfig) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,7 @@ from golden.cases import REPOSITORY
 from safetensors.torch import load_file
 
 from vamc_compiler.model.registry import find_model
-from vamc_compiler.precision import ModelPrecision, Quantization
+from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank
 from vamc_runtime.manifest import Manifest, read_manifest
 
@@ -24,7 +24,7 @@ def precision_of(manifest: Manifest) -> ModelPrecision:
     quantize = manifest.settings["frontend"].get("quantize") or {}
     return ModelPrecision(
         unquantized="bfloat16" if manifest.precision.weights == "bf16" else "float16",
-        quantization=cast("Quantization | None", manifest.precision.quantization),
+        quantization=manifest.precision.quantization,
         lm_head=quantize.get("lm_head", False),
     )
 

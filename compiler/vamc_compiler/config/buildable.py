@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vamc_compiler.quantization import DTYPES, SCHEMES, Scheme
 from vamc_runtime.errors import UserError
 
 from .schema import BuildConfig
 
-BUILDABLE_QUANTIZATIONS = ("int8_per_channel", "w8a8_dynamic")
 BUILDABLE = (
-    f"frontend.quantize absent (fp16, bf16) or of type {' or '.join(BUILDABLE_QUANTIZATIONS)}, "
+    f"frontend.quantize absent ({', '.join(DTYPES)}) or of type "
+    f"{' or '.join(scheme.name for scheme in SCHEMES.values() if scheme.is_built)}, "
     "backend.target.kind llvm, frontend.shape.input_ids with both lengths"
 )
 
@@ -33,8 +34,8 @@ def find_obstacles(config: BuildConfig) -> list[Obstacle]:
     """What the schema allows and the compiler does not implement, of what a config asks for."""
     found: dict[str, tuple[str, str]] = {}
     quantize = config.frontend.quantize
-    if quantize is not None and quantize.type not in BUILDABLE_QUANTIZATIONS:
-        found["frontend.quantize.type"] = (quantize.type, _nearest_quantization(config))
+    if quantize is not None and not SCHEMES[quantize.type].is_built:
+        found["frontend.quantize.type"] = (quantize.type, _nearest(SCHEMES[quantize.type], config.backend.dtype))
     if config.backend.target.kind != "llvm":
         found["backend.target.kind"] = (config.backend.target.kind, "--set backend.target.kind=llvm (for CPUs)")
     if config.frontend.shape.max_context_tokens is None:
@@ -45,12 +46,12 @@ def find_obstacles(config: BuildConfig) -> list[Obstacle]:
     ]
 
 
-def _nearest_quantization(config: BuildConfig) -> str:
-    """The precision that is built and comes nearest to one that is not."""
-    if config.frontend.quantize is not None and config.frontend.quantize.type == "w8a16_gptq":
-        return "--set frontend.quantize.type=int8_per_channel (int8 weights, rounded without calibration)"
-    dtype = "" if config.backend.dtype == "fp16" else " --set backend.dtype=fp16"
-    return f"--set frontend.quantize=null{dtype} (the same weights, with a KV cache in 16 bits)"
+def _nearest(scheme: Scheme, dtype: str) -> str:
+    """The precision that is built and comes nearest to a scheme that is not."""
+    if scheme.instead is not None:
+        return f"--set frontend.quantize.type={scheme.instead} ({scheme.instead_means})"
+    change = "" if dtype in DTYPES else f" --set backend.dtype={DTYPES[0]}"
+    return f"--set frontend.quantize=null{change} ({scheme.instead_means})"
 
 
 def describe_obstacles(obstacles: list[Obstacle]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vamc_compiler.quantization import SCHEMES, Scheme
+
 from .problems import Place
 from .rules import DTYPE_KEY, TYPE_KEY
 
 Values = Mapping[str, Any]  # settings by dotted key
 
-CALIBRATING = frozenset({"w8a16_gptq", "w16kv8"})
 _VACC = "it steers VACC cards, and this target has none"
 
 # Dotted key -> why it has no effect, or a function that says so for the values at hand (empty: it has one).
@@ -19,7 +20,7 @@ NO_EFFECT: Mapping[str, str | Callable[[Values], str]] = {
     "frontend.model_kwargs.align_qkv": "heads are padded or repeated whenever tp requires it",
     "frontend.quantize.lm_head": lambda values: _unless_weights_are_quantized(values),
     "frontend.quantize.device": "quantization runs on the CPU",
-    "frontend.quantize.calib_args": lambda values: _unless_gptq(values, "it has no calibration to steer"),
+    "frontend.quantize.calib_args": lambda values: _unless_they_steer(values),
     "backend.type": lambda values: _VACC if values.get("backend.type") == "tvm_vacc" else "",
     "backend.merge_params": "the parameters of a rank are always one file",
     "backend.remove_params": "the parameters are always outside the library",
@@ -46,22 +47,29 @@ def find_warnings(values: Values, places: Mapping[str, Place]) -> Iterator[str]:
             yield f"{place}: {key} has no effect: {why}"
 
 
-def _unless_gptq(values: Values, why: str) -> str:
-    quantization = values.get(TYPE_KEY)
-    return "" if quantization == "w8a16_gptq" else f"{why} in {quantization}"
+def _scheme(values: Values) -> Scheme | None:
+    """The quantization that is asked for, where it is a known one."""
+    return SCHEMES.get(values.get(TYPE_KEY, ""))
+
+
+def _unless_they_steer(values: Values) -> str:
+    scheme = _scheme(values)
+    steered = scheme is not None and scheme.reads_calib_args
+    return "" if steered else f"it has no calibration to steer in {values.get(TYPE_KEY)}"
 
 
 def _unless_calibrating(values: Values) -> str:
     if values.get("dataset") is None and "dataset.name" not in values:
         return ""  # `dataset: null`
-    quantization = values.get(TYPE_KEY)
-    if quantization is None:
+    scheme = _scheme(values)
+    if scheme is None:
         return "nothing is quantized"
-    return "" if quantization in CALIBRATING else f"{quantization} does not calibrate"
+    return "" if scheme.reads_dataset else f"{scheme.name} does not calibrate"
 
 
 def _unless_weights_are_quantized(values: Values) -> str:
-    return "w16kv8 leaves all weights in 16 bits" if values.get(TYPE_KEY) == "w16kv8" else ""
+    scheme = _scheme(values)
+    return "" if scheme is None or scheme.rounds_weights else f"{scheme.name} leaves all weights in 16 bits"
 
 
 def _unless_fp16(values: Values) -> str:

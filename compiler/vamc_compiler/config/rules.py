@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vamc_compiler.quantization import DTYPES, SCHEMES
+
 from .problems import Place, Problem
 
-# Quantization -> allowed dtypes, the one to propose first. w16kv8 keeps fp16 weights and has an int8 KV cache;
-# existing files say `dtype: int8` for it and mean the cache.
-DTYPES_OF_QUANTIZATION: Mapping[str | None, tuple[str, ...]] = {
-    None: ("fp16", "bf16"),
-    "int8_per_channel": ("int8",),
-    "w8a8_dynamic": ("int8",),
-    "w8a16_gptq": ("int8",),
-    "w16kv8": ("fp16", "int8"),
-}
 DTYPE_KEY = "backend.dtype"
 QUANTIZE_KEY = "frontend.quantize"
 TYPE_KEY = "frontend.quantize.type"
@@ -31,13 +24,14 @@ def find_contradictions(values: Mapping[str, Any], places: Mapping[str, Place]) 
     if DTYPE_KEY not in values or not {QUANTIZE_KEY, TYPE_KEY} & values.keys():
         return
     dtype, quantization = values[DTYPE_KEY], values.get(TYPE_KEY)
-    allowed = DTYPES_OF_QUANTIZATION[quantization]
+    allowed = DTYPES if quantization is None else SCHEMES[quantization].dtypes
     if dtype in allowed:
         return
     if quantization is None:
         found = f"{dtype} without a {TYPE_KEY}"
         expected = f"{' or '.join(allowed)} where nothing is quantized"
-        fix = f"add {TYPE_KEY}: int8_per_channel, or set {DTYPE_KEY}: fp16"
+        scheme = next(scheme for scheme in SCHEMES.values() if scheme.is_built and dtype in scheme.dtypes)
+        fix = f"add {TYPE_KEY}: {scheme.name}, or set {DTYPE_KEY}: {DTYPES[0]}"
     else:
         found = f"{dtype} together with {TYPE_KEY}: {quantization} ({places[TYPE_KEY]})"
         expected = f"{allowed[0]}, the type this quantization gives the weights"

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from vamc_compiler.quantization import SCHEMES
 
 from .constraints import (
     CpuName,
@@ -25,7 +27,6 @@ from .constraints import (
 
 FrontendType = Literal["huggingface"]
 ModelArch = Literal["vacc"]
-QuantizeType = Literal["int8_per_channel", "w8a8_dynamic", "w8a16_gptq", "w16kv8"]
 BackendType = Literal["tvm", "tvm_vacc"]
 Dtype = Literal["fp16", "bf16", "int8"]
 PrefillPrecision = Literal["fp32", "bf16"]
@@ -34,6 +35,11 @@ DatasetType = Literal["huggingface"]
 DatasetName = Literal["c4", "ceval", "alpaca"]
 HugePages = Literal["auto", "on", "off"]
 VerifyWhen = Literal["compile", "off"]
+
+if TYPE_CHECKING:
+    SchemeName = str
+else:
+    SchemeName = Literal[tuple(SCHEMES)]
 
 LENGTH_MULTIPLE_TOKENS = 16
 NOT_A_SETTING: Mapping[str, Any] = {"setting": False}  # metadata of fields that are no YAML keys
@@ -85,9 +91,8 @@ class CalibArgs:
 class QuantizeConfig:
     """Which tensors are quantized, and how."""
 
-    type: QuantizeType
-    """int8_per_channel, w8a16_gptq: weights int8; w8a8_dynamic: weights and activations int8, the latter with one
-    scale per token; w16kv8: KV cache int8."""
+    type: SchemeName
+    """The scheme: one of `vamc_compiler.quantization`."""
     lm_head: bool = False
     """Quantize the language-model head too."""
     device: str = "cpu"

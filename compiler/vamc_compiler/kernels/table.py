@@ -14,6 +14,7 @@ from vamc_compiler.kernels.dot_int8 import DIGITS_8, DIGITS_16, WHOLE_8, WHOLE_1
 from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.linear import Arithmetic
 from vamc_compiler.kernels.paged_attention import TileShape
+from vamc_compiler.ops import OPS
 from vamc_compiler.packing import Packing
 
 ANY_TOKENS = 1 << 62
@@ -38,11 +39,9 @@ class KernelTable:
 
     def linear(self, op: str, weight_dtype: str) -> Choices:
         """The arithmetic of a linear op, by the number of tokens."""
-        if op == "QuantizedLinearPerChannel":
-            return self._int8(16)
-        if op == "QuantizedLinearDynamic":
-            return self._int8(8)
-        assert op == "Linear", "every linear op is named here"
+        activation_bits = OPS[op].activation_bits
+        if activation_bits is not None:
+            return self._int8(activation_bits)
         if weight_dtype == "bfloat16":
             return self._bfloat16()
         wide = self.instructions.avx512

@@ -37,6 +37,8 @@ class VamcOp:
     """Index of the input that the kernel wants packed; None when the op has no weight. Input 0 is then x."""
     variant_of: str | None = None
     """The op that quantizes each row of x by its own largest magnitude, when this one does so by its last input."""
+    activation_bits: int | None = None
+    """What kernels round x to, with one scale per row; None where x stays as it is, or the op is not linear."""
     rows_output: int | None = None
     """Index of the output that the kernel can write in the format of the linear layers that read it."""
 

@@ -82,7 +82,7 @@ def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], k
     return kernels.linear(builder, "QuantizedLinearDynamic", inputs, attributes)
 
 
-QUANTIZED_LINEAR_DYNAMIC = VamcOp("QuantizedLinearDynamic", _function_body, _lower, weight_input=1)
+QUANTIZED_LINEAR_DYNAMIC = VamcOp("QuantizedLinearDynamic", _function_body, _lower, weight_input=1, activation_bits=8)
 QUANTIZED_LINEAR_DYNAMIC_BY_TOP = VamcOp(
-    BY_TOP, _function_body, _lower, weight_input=1, variant_of="QuantizedLinearDynamic"
+    BY_TOP, _function_body, _lower, weight_input=1, activation_bits=8, variant_of="QuantizedLinearDynamic"
 )

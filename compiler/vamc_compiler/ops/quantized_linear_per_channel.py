@@ -57,7 +57,9 @@ def _lower(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], k
     return kernels.linear(builder, "QuantizedLinearPerChannel", inputs, attributes)
 
 
-QUANTIZED_LINEAR_PER_CHANNEL = VamcOp("QuantizedLinearPerChannel", _function_body, _lower, weight_input=1)
+QUANTIZED_LINEAR_PER_CHANNEL = VamcOp(
+    "QuantizedLinearPerChannel", _function_body, _lower, weight_input=1, activation_bits=16
+)
 QUANTIZED_LINEAR_PER_CHANNEL_BY_TOP = VamcOp(
-    BY_TOP, _function_body, _lower, weight_input=1, variant_of="QuantizedLinearPerChannel"
+    BY_TOP, _function_body, _lower, weight_input=1, activation_bits=16, variant_of="QuantizedLinearPerChannel"
 )

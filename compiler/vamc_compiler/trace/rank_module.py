@@ -30,9 +30,9 @@ def build_rank(source: ModelSource, config: ModelConfig, precision: ModelPrecisi
     Call it under `FakeTensorMode` to spend no memory on weights.
     """
     model: nn.Module = source.model_class()(config)
-    if precision.quantization is not None:
-        quantize = source.load("quantizer_vacc.py").quantize
-        count = quantize(model, precision.quantization, lm_head=precision.lm_head)
+    if precision.scheme is not None and precision.scheme.layer is not None:
+        quantizer = source.load("quantizer_vacc.py")
+        count = quantizer.quantize(model, getattr(quantizer, precision.scheme.layer), lm_head=precision.lm_head)
         assert count, "a decoder has linear layers to quantize"
     if precision.unquantized != "float16":
         _store_as(_TORCH_DTYPES[precision.unquantized], model)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 from vamc_compiler.config.schema import BudgetConfig
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.quantization import BFLOAT16_BOUNDS, FLOAT16_BOUNDS, Bounds
 from vamc_compiler.verify.blocks import BlockLimit
 from vamc_compiler.verify.metrics import DECIDED_NATS
 from vamc_compiler.verify.result import BlockError, BudgetLine, LogitMetrics
@@ -23,22 +24,8 @@ A last bit that moves a cached value or an activation to the next level gives an
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The largest differences that count as right; see `config.schema.BudgetConfig`."""
-
-    mean_kl: float
-    same_top: float
-    perplexity_ratio: float
-    modeling_error: float = 5e-4
-    """Largest error of one block between the original and the modeling file, both in float32: of any precision."""
-    rounding_error: float
-    block_error: float
-    exact_error: float
-    """Largest error of one block between two stages that compute in float32 with the same weights."""
-    rounding_rms_share: float
-    """Limit on a block's RMS error over tokens, as a fraction of `rounding_error`, where one stage rounds weights."""
-    golden_tolerance: float
-    """Largest mean difference of log-probabilities, in nats, that a self-test on another CPU may find."""
+class Budget(Bounds):
+    """The bounds of one build: those of its precision, or what its config says."""
 
     @property
     def modeling(self) -> BlockLimit:
@@ -80,51 +67,6 @@ class Budget:
         return replace(self, **changes)
 
 
-# Two to three times what right builds were seen to need: benchmarks/results/false_alarms.md.
-_FLOAT16 = Budget(
-    mean_kl=2e-5,
-    same_top=0.99,
-    perplexity_ratio=1.002,
-    rounding_error=6e-3,
-    block_error=1e-3,
-    exact_error=1e-3,
-    rounding_rms_share=0.2,
-    golden_tolerance=2e-3,
-)
-# Kernels round activations to bfloat16 too, in compiled code only.
-_BFLOAT16 = Budget(
-    mean_kl=2e-3,
-    same_top=0.99,
-    perplexity_ratio=1.02,
-    rounding_error=2e-2,
-    block_error=5e-2,
-    exact_error=1e-3,
-    rounding_rms_share=0.3,
-    golden_tolerance=0.1,
-)
-_INT8 = Budget(
-    mean_kl=5e-2,
-    same_top=0.98,
-    perplexity_ratio=1.04,
-    rounding_error=0.4,
-    block_error=1e-2,
-    exact_error=1e-3,
-    rounding_rms_share=0.35,
-    golden_tolerance=0.01,
-)
-# Activations rounded to 8 bits: the last bit of a sum now and then moves one to the next of 127 levels.
-_W8A8 = Budget(
-    mean_kl=6e-2,
-    same_top=0.97,
-    perplexity_ratio=1.06,
-    rounding_error=0.6,
-    block_error=4e-2,
-    exact_error=4e-2,
-    rounding_rms_share=0.35,
-    golden_tolerance=0.15,
-)
-
-
 def default_budget(precision: ModelPrecision, *, bfloat16_prefill: bool) -> Budget:
     """The bounds for what kernels compute in.
 
@@ -132,11 +74,13 @@ def default_budget(precision: ModelPrecision, *, bfloat16_prefill: bool) -> Budg
         precision: of the weights.
         bfloat16_prefill: see `precision.multiplies_in_bfloat16`.
     """
-    if precision.quantization == "w8a8_dynamic":
-        return _W8A8
-    if precision.quantization is not None:
-        return _INT8
-    return _BFLOAT16 if precision.unquantized == "bfloat16" or bfloat16_prefill else _FLOAT16
+    if precision.scheme is not None:
+        bounds = precision.scheme.bounds
+        assert bounds is not None, f"{precision.scheme.name} is built, and its right builds were measured"
+    else:
+        in_bfloat16 = precision.unquantized == "bfloat16" or bfloat16_prefill
+        bounds = BFLOAT16_BOUNDS if in_bfloat16 else FLOAT16_BOUNDS
+    return Budget(**vars(bounds))
 
 
 def logit_lines(metrics: LogitMetrics, budget: Budget) -> list[BudgetLine]:

@@ -196,7 +196,7 @@ class VerificationReport:
     model: str
     """Model family, for people."""
     precision: str
-    """For example `int8_per_channel`."""
+    """The quantization scheme, else `backend.dtype`."""
     num_ranks: int
     tokens: TokenSource
     reference: str

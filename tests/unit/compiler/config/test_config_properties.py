@@ -22,7 +22,7 @@ from vamc_compiler.config.fields import (
     settings_of,
     split_annotated,
 )
-from vamc_compiler.config.rules import DTYPES_OF_QUANTIZATION
+from vamc_compiler.quantization import DTYPES, SCHEMES
 from vamc_runtime.errors import UserError
 
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N"], include_characters="-_.$ "), min_size=1).filter(
@@ -88,7 +88,8 @@ def sections(draw: st.DrawFn, section: type = BuildConfig) -> dict[str, Any]:
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     data = draw(sections())
     quantization = (data["frontend"].get("quantize") or {}).get("type")
-    data["backend"]["dtype"] = draw(st.sampled_from(DTYPES_OF_QUANTIZATION[quantization]))
+    dtypes = DTYPES if quantization is None else SCHEMES[quantization].dtypes
+    data["backend"]["dtype"] = draw(st.sampled_from(dtypes))
     return data
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.parameters import FromCheckpoint, ParameterSpec, declare
-from vamc_compiler.precision import ModelPrecision, Quantization, WeightType
+from vamc_compiler.precision import ModelPrecision, WeightType
 from vamc_compiler.sharding import Shard
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 
@@ -150,7 +150,7 @@ def test_a_tied_head_reads_the_embedding(tmp_path: Path) -> None:
     [*((family, "int8_per_channel", "float16") for family in FAMILIES), ("llama", "w8a8_dynamic", "bfloat16")],
 )
 def test_int8_swaps_the_layers_linears_and_nothing_else(
-    tmp_path: Path, family: str, quantization: Quantization, unquantized: WeightType, num_ranks: int
+    tmp_path: Path, family: str, quantization: str, unquantized: WeightType, num_ranks: int
 ) -> None:
     plain = rank_parameters(tmp_path / "a", family, num_ranks, ModelPrecision(unquantized=unquantized))
     precision = ModelPrecision(unquantized=unquantized, quantization=quantization)
