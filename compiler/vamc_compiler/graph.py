@@ -16,7 +16,7 @@ from vamc_compiler.onnx_stage.simplify import simplify
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.export import trace_rank
-from vamc_compiler.weights.writer import run_tasks
+from vamc_compiler.workers import run_tasks
 from vamc_runtime.errors import UserError
 
 PAGE_TOKENS = 16

@@ -1,8 +1,7 @@
 """From logits to the next token: penalties, rules, temperature, top-k, top-p, draw.
 
-The order is that of the paged runners in formats.md C. Where they differ from Hugging Face transformers, the
-latter is followed, because that is what the author of a generation_config.json meant: top-p keeps the token
-that crosses `top_p` (formats.md C drops it), and top-k keeps every token tied with the k-th.
+As Hugging Face transformers does it, because that is what the author of a generation_config.json meant: top-p keeps
+the token that crosses `top_p`, which other servers drop, and top-k keeps every token tied with the k-th.
 """
 
 from __future__ import annotations

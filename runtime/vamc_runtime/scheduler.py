@@ -1,7 +1,7 @@
 """Decides what each step computes; touches no tensor of the model and no clock.
 
-Pages for a request's prompt and longest output are reserved before it starts, first come first served
-(formats.md C): a running request never has to give pages back, and none overtakes the head of the queue.
+Pages for a request's prompt and longest output are reserved before it starts, first come first served,
+so a running request never has to give pages back, and none overtakes the head of the queue.
 Dimensions: n tokens of the step, b sequences in it, p pages per sequence, m rows of logits.
 """
 

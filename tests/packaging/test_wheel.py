@@ -107,7 +107,7 @@ def test_command(wheel: Path) -> None:
 
 
 def test_base_dependencies_are_thin(metadata: email.message.Message) -> None:
-    # What a machine that only runs needs. A new one is a decision: see design.md, "Dependencies".
+    # What a machine that only runs needs. A new one is a decision, and slows every installation.
     assert set(requirements(metadata)) == THIN
 
 

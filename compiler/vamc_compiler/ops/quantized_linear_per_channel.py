@@ -1,7 +1,7 @@
 """`vamc::QuantizedLinearPerChannel`: a linear layer whose int8 weight has one scale per output channel.
 
 y[n, o] = (x[n, i] @ quant_w[o, i]^T) * scale_w[o]. Activations stay float32; a bias, where a model has one, is added
-outside. Node name and inputs follow the original quantizer (formats.md B).
+outside. Node name and inputs follow the quantizer of VastModelZOO.
 
 Kernels round each row of x to 16 bits of its largest magnitude. `QuantizedLinearPerChannelByTop` has that magnitude as
 another input, `top`: ranks that hold parts of a row so round as one rank rounds the whole. An op of its own and not an

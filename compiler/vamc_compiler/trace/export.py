@@ -1,7 +1,7 @@
 """Tracing one rank under FakeTensorMode and exporting it to ONNX, weights as graph inputs.
 
-The route (dynamo export, opset 23, no optimiser) and why: shared notes on apache-tvm 0.27. Weights become inputs so
-that onnxsim and TVM never look for their data; `onnx_stage.external_weights` turns them back into initialisers.
+By torch's dynamo exporter, in the opset that TVM reads, without its optimiser. Weights become inputs so that onnxsim
+and TVM never look for their data; `onnx_stage.external_weights` turns them back into initialisers.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def is_embedding(name: str) -> bool:
 def measure_weights(weights: Mapping[str, npt.NDArray[Any]]) -> RankWeights:
     """The sizes, from name and array of every weight."""
     rest = {name: array for name, array in weights.items() if not is_embedding(name)}
-    elements = {name: _num_elements(array) for name, array in rest.items() if array.ndim >= 2}
+    elements = {name: array.size for name, array in rest.items() if array.ndim >= 2}
     head = sum(count for name, count in elements.items() if HEAD in name)
     rows = [array.nbytes // len(array) for name, array in weights.items() if is_embedding(name)]
     return RankWeights(
@@ -48,12 +48,6 @@ def measure_weights(weights: Mapping[str, npt.NDArray[Any]]) -> RankWeights:
         layer_multiply_adds=sum(elements.values()) - head,
         head_multiply_adds=head,
     )
-
-
-def _num_elements(array: npt.NDArray[Any]) -> int:
-    """Weights in an array; 32-bit integers hold pairs of 16-bit floats."""
-    pairs = array.dtype.kind in "iu" and array.itemsize == 4
-    return array.size * 2 if pairs else array.size
 
 
 def rank_weights(executor: RankExecutor) -> RankWeights:

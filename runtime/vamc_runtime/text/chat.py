@@ -1,6 +1,6 @@
 """Chat messages to prompt ids, in the format the model was trained on.
 
-Two formats: Baichuan's token pair of generation_config.json (formats.md B), and the Jinja chat template that
+Two formats: Baichuan's token pair of generation_config.json, and the Jinja chat template that
 other checkpoints publish.
 """
 

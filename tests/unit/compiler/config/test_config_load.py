@@ -92,7 +92,7 @@ def test_sources_do_not_count_in_equality(load: Load, good: str) -> None:
     assert load(good).setting_sources != load("# one line down\n" + good).setting_sources
 
 
-# Values of formats.md A, one row per key and value; every one loads.
+# Values that published configs have, one row per key and value; every one loads.
 @pytest.mark.parametrize(
     ("key", "value", "read"),
     [

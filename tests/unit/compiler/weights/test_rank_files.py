@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from vamc_compiler import workers
 from vamc_compiler.packing import PANELS, QUADS, Packing
 from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec, RowStep
 from vamc_compiler.sharding import shard_evenly
@@ -28,7 +29,6 @@ from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_compiler.weights.writer import (
     RankFile,
     plan_rank_file,
-    run_tasks,
     write_rank_files,
 )
 from vamc_runtime.errors import UserError
@@ -116,13 +116,13 @@ def test_several_workers_write_the_same_bytes(
     alone, progress = write(tmp_path / "alone", checkpoint)
     monkeypatch.setattr(writer, "SMALL_JOB_ELEMENTS", 0)
     started: list[int] = []
-    real_pool = vars(writer)["ProcessPoolExecutor"]
+    real_pool = vars(workers)["ProcessPoolExecutor"]
 
     def noting(num_workers: int, **options: Any) -> Any:
         started.append(num_workers)
         return real_pool(num_workers, **options)
 
-    monkeypatch.setattr(writer, "ProcessPoolExecutor", noting)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", noting)
     together, progress_together = write(tmp_path / "together", checkpoint, num_workers=2)
     assert started == [2]
     for one, other in zip(alone, together, strict=True):
@@ -253,18 +253,3 @@ def test_long_lists_are_cut(checkpoint: Checkpoint) -> None:
     specs = [ParameterSpec(f"p{i}", (1,), "float16", FromCheckpoint(f"t{i}")) for i in range(11)]
     found = problems(checkpoint, specs)
     assert found.count("is missing") == 8 and "... and 3 more" in found
-
-
-def fail_on_two(task: int) -> int:
-    if task == 2:
-        raise UserError("two", expected="not two", fix="leave it out")
-    return task * 10
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_in_a_worker_arrives_whole(num_workers: int) -> None:
-    done: list[int] = []
-    with pytest.raises(UserError) as caught:
-        run_tasks(fail_on_two, [1, 2, 3], num_workers, done.append)
-    assert (caught.value.found, caught.value.expected, caught.value.fix) == ("two", "not two", "leave it out")
-    assert set(done) <= {10, 30}

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from vamc_compiler.weights.writer import _explain_end, run_tasks
+from vamc_compiler.workers import _explain_end, run_tasks
 from vamc_runtime.errors import UserError
 from vamc_runtime.spawning import _Process
 
@@ -56,7 +56,7 @@ def test_a_parent_that_is_gone_before_its_worker_begins(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(
         "import os, time\n"
-        "from vamc_compiler.weights.writer import _begin_worker\n"
+        "from vamc_compiler.workers import _begin_worker\n"
         "from vamc_runtime.spawning import spawn_context\n"
         "def work():\n"
         "    _begin_worker()\n"
@@ -99,3 +99,18 @@ def test_a_worker_that_is_killed_while_it_is_started(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_Process, "_Popen", staticmethod(start))
     with pytest.raises(UserError, match="a worker process was killed"):
         run_tasks(end_by, [0, 0], 2, lambda pid: None)
+
+
+def fail_on_two(task: int) -> int:
+    if task == 2:
+        raise UserError("two", expected="not two", fix="leave it out")
+    return task * 10
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_in_a_worker_arrives_whole(num_workers: int) -> None:
+    done: list[int] = []
+    with pytest.raises(UserError) as caught:
+        run_tasks(fail_on_two, [1, 2, 3], num_workers, done.append)
+    assert (caught.value.found, caught.value.expected, caught.value.fix) == ("two", "not two", "leave it out")
+    assert set(done) <= {10, 30}
