@@ -17,7 +17,7 @@ WEIGHTS: dict[str, Any] = {
     "model.embed_tokens.weight": np.zeros((100, 8), np.float16),
     "model.layers.0.q_proj.quant_w": np.zeros((1, 8, 16), np.int8),
     "model.layers.0.q_proj.scale_w": np.zeros(16, np.float32),
-    "model.layers.0.o_proj.weight": np.zeros((1, 4, 16), np.uint32),  # pairs of bfloat16
+    "model.layers.0.o_proj.weight": np.zeros((1, 4, 32), np.uint16),  # bfloat16
     "model.norm.weight": np.zeros(8, np.float32),
     "lm_head.weight": np.zeros((7, 8, 16), np.float16),
 }
