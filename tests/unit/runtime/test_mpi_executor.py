@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from vamc_runtime.errors import UserError
@@ -39,7 +40,7 @@ class FakeRank:
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
-    def step(self, arguments: StepArguments) -> np.ndarray:
+    def step(self, arguments: StepArguments) -> npt.NDArray[Any]:
         if self.error is not None:
             raise self.error
         return np.zeros((1, 4), np.float32)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from vamc_runtime.executor import Ranks, StepArguments
@@ -31,7 +32,7 @@ class FakeRank:
         self.events: list[str] = []
         self._busy = threading.Lock()
 
-    def step(self, arguments: StepArguments) -> np.ndarray:
+    def step(self, arguments: StepArguments) -> npt.NDArray[Any]:
         assert self._busy.acquire(blocking=False), "used by two at a time"
         self.threads.append(threading.get_ident())
         time.sleep(0.001)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.sampling import Sampler, SamplingParams, distribution
 
 
-def reference_distribution(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
+def reference_distribution(logits: npt.NDArray[Any], params: SamplingParams) -> npt.NDArray[Any]:
     """float64 [vocab]: what transformers' warpers give, written token by token."""
     scores = [float(value) / params.temperature for value in logits]
     by_rank = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
@@ -44,7 +45,7 @@ def reference_distribution(logits: np.ndarray, params: SamplingParams) -> np.nda
     min_tokens_to_keep=st.integers(1, 5),
 )
 def test_distribution_is_the_references(
-    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_tokens_to_keep: int
+    logits: npt.NDArray[Any], temperature: float, top_k: int, top_p: float, min_tokens_to_keep: int
 ) -> None:
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_tokens_to_keep=min_tokens_to_keep)
     scores = (logits / 8).astype(np.float32)

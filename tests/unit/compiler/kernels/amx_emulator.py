@@ -183,7 +183,7 @@ class _TileUnit:
             return
         x = bfloat16_values(self.data[left, :rows, : 4 * words].view(np.uint16)).reshape(rows, words, 2)
         weight = bfloat16_values(self.data[right, :words, : 4 * columns].view(np.uint16)).reshape(words, columns, 2)
-        halves = np.zeros((rows, columns, 2), np.float32)
+        halves: npt.NDArray[np.float32] = np.zeros((rows, columns, 2), np.float32)
         for word in range(words):  # each addition is rounded once: a product of bfloat16 is exact in float64
             halves = (halves + x[:, None, word].astype(np.float64) * weight[None, word]).astype(np.float32)
         self.data[sums].view(np.float32)[:rows, :columns] += halves.sum(-1)

@@ -240,6 +240,7 @@ def test_tiles_cover_every_token_and_output(variant: Variant, tokens: int) -> No
     form = variant.choices[-1][1].form
     token = np.arange(1, tokens + 1)[:, None]
     output = np.arange(1, o + 1)
+    weight: Array
     if variant.weight_dtype == "int8":
         weight, scale = np.ones((o, 1), np.int8), output.astype(np.float32)
         x = prepare_numbers(form, np.ones((tokens, 1), np.int64), token[:, 0].astype(np.float32))

@@ -23,7 +23,8 @@ def random_rows(n: int, w: int) -> Array:
     if n > 2:
         x[-2] *= 1e-38 / np.abs(x[-2]).max()
         x[-1] = 0
-    return x.astype(np.float32)
+    rows: Array = x.astype(np.float32)
+    return rows
 
 
 def row_maxima(x: Array, mcpu: str = "host") -> Array:

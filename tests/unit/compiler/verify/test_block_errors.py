@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from made_up_runs import PLAN, STREAMS, MadeUpStage, scaled, scaled_columns
 
@@ -87,11 +89,11 @@ def test_blocks_that_a_stage_does_not_show() -> None:
 def test_massive_activations() -> None:
     """A token to which a block adds thousands of times the usual hides no error of another, and makes none."""
 
-    def massive(array: np.ndarray) -> np.ndarray:
+    def massive(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[3] *= 4000
         return array
 
-    def massive_and_wrong(array: np.ndarray) -> np.ndarray:
+    def massive_and_wrong(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array = massive(array)
         array[7] *= 1.05
         return array
@@ -110,11 +112,11 @@ def test_massive_activations() -> None:
 
 
 def test_a_token_to_which_a_block_adds_nothing() -> None:
-    def nothing(array: np.ndarray) -> np.ndarray:
+    def nothing(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[4] = 1e-7
         return array
 
-    def almost(array: np.ndarray) -> np.ndarray:
+    def almost(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[4] = 2e-7
         return array
 
@@ -127,7 +129,7 @@ def test_a_token_to_which_a_block_adds_nothing() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_no_number_is_the_largest_error(bad: float) -> None:
-    def break_one(array: np.ndarray) -> np.ndarray:
+    def break_one(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[5, 1] = bad
         return array
 

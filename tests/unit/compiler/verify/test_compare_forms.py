@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from made_up_runs import PLAN, MadeUpStage, scaled, scaled_columns, whole
 
@@ -69,7 +72,7 @@ def test_the_rank_is_named() -> None:
 def test_a_fault_in_the_second_sequence() -> None:
     """The runs that are looked into are those in which it shows."""
 
-    def break_short(array: np.ndarray) -> np.ndarray:
+    def break_short(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if len(array) == 15:
             array[11] *= 3
         return array
@@ -91,7 +94,7 @@ def test_drift_that_no_block_is_to_blame_for() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_numbers(bad: float) -> None:
-    def break_one(array: np.ndarray) -> np.ndarray:
+    def break_one(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[-1, 0] = bad
         return array
 
@@ -103,7 +106,7 @@ def test_no_numbers(bad: float) -> None:
 
 
 def test_worst_tokens_as_text() -> None:
-    def break_one(array: np.ndarray) -> np.ndarray:
+    def break_one(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[3] = -array[3]
         return array
 
@@ -119,7 +122,7 @@ def test_worst_tokens_as_text() -> None:
 
 
 def test_the_last_token_has_no_successor() -> None:
-    def break_last(array: np.ndarray) -> np.ndarray:
+    def break_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         array[-1] = -array[-1]
         return array
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from rank_weights import make_build, write_files
@@ -73,7 +74,7 @@ def test_scales_of_the_ranks_columns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     build = make_build(tmp_path, "llama", 2, "int8_per_channel")
     real = shards._process
 
-    def split_first(rows: np.ndarray, columns: tuple[Piece, ...], task: shards.TensorTask) -> np.ndarray:
+    def split_first(rows: npt.NDArray[Any], columns: tuple[Piece, ...], task: shards.TensorTask) -> npt.NDArray[Any]:
         part = shards._take_columns(rows, columns)
         return real(part, (Piece(0, part.shape[1]),), task)
 

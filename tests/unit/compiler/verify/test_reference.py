@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,7 +41,7 @@ def opened(directory: Path, **options: Any) -> Reference:
     return reference
 
 
-def relative_difference(after: np.ndarray, before: np.ndarray) -> float:
+def relative_difference(after: npt.NDArray[Any], before: npt.NDArray[Any]) -> float:
     """The largest difference, relative to the root mean square."""
     return float(np.abs(after - before).max() / np.sqrt(np.square(before, dtype=np.float64).mean()))
 
@@ -114,7 +115,7 @@ def test_slopes_follow_the_paper() -> None:
     assert alibi_slopes(40) == pytest.approx(expected, rel=1e-12)
 
 
-def attention_by_hand(packed: np.ndarray, num_heads: int, slopes: list[float] | None) -> np.ndarray:
+def attention_by_hand(packed: npt.NDArray[Any], num_heads: int, slopes: list[float] | None) -> npt.NDArray[Any]:
     """Causal attention of one head and query at a time, from W_pack's output [t, 3 * h * d] to [t, h * d]."""
     num_tokens, width = len(packed), packed.shape[1] // 3 // num_heads
     query, key, value = np.split(packed.astype(np.float64).reshape(num_tokens, 3, num_heads, width), 3, axis=1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from tiny_builds import SEQUENCE, TinyBuild, steps_of
@@ -55,7 +58,7 @@ def test_a_norm_behind_a_known_stream_reads_it() -> None:
         onnx.helper.make_node("Relu", ["rows"], ["y"]),
     ]
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
-    known = {"stream": np.ones((2, 3), np.float32)}
+    known: dict[str, npt.NDArray[Any]] = {"stream": np.ones((2, 3), np.float32)}
     cut = nodes_between(feed_streams(graph, known, "y"), known, "y")
     assert [node.op_type for node in cut] == ["AddRMSNorm", "Relu"]
     read = outside_values(cut)

@@ -20,7 +20,7 @@ PACKINGS: dict[str, tuple[Packing, type]] = {
 }
 
 
-def random_weight(outputs: int, inputs: int, dtype: type) -> np.ndarray:
+def random_weight(outputs: int, inputs: int, dtype: type) -> npt.NDArray[Any]:
     """All bit patterns, zero too."""
     rng = np.random.default_rng(outputs * 100 + inputs)
     limits = np.iinfo(dtype)
