@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import importlib
 import importlib.util
 import mmap
 import os
@@ -52,10 +53,9 @@ def _compiler_command(name: str) -> Callable[[argparse.Namespace], int]:
                 f"`vamc {name}` needs the compiler, which is not installed (no module {missing[0]})",
                 fix='pip install "vamc[compiler]"',
             )
-        from vamc_compiler import commands
-
-        command: Callable[[argparse.Namespace], int] = getattr(commands, name)
-        return command(options)
+        command = importlib.import_module(f"vamc_compiler.commands.{name}")
+        status: int = command.run(options)
+        return status
 
     return run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixture_types import Load
 
-from vamc_compiler import commands
+from vamc_compiler.commands import check
 from vamc_compiler.config import check_buildable, find_obstacles
 from vamc_runtime.errors import UserError
 
@@ -78,7 +78,7 @@ def test_check_notes_what_cannot_be_built(
     path = load(good).source_path
     overrides = ["frontend.quantize.type=w8a16_gptq", "backend.dtype=int8"]
     options = argparse.Namespace(config=path, overrides=overrides, json=as_json)
-    assert commands.check(options) == 0
+    assert check.run(options) == 0
     output = capsys.readouterr().out
     if as_json:
         document = json.loads(output)

@@ -17,14 +17,14 @@ backend: {{dtype: fp16}}
 PROGRAM = """
 import argparse, sys
 from pathlib import Path
-from vamc_compiler import commands
+import importlib
 from vamc_runtime.errors import UserError
 options = argparse.Namespace(
     config=Path(sys.argv[2]), target=Path(sys.argv[2]), overrides=[], trust_checkpoint_code=False, json=False,
     keep_intermediates=False, journal=None, report=None, bisect=False,
 )
 try:
-    getattr(commands, sys.argv[1])(options)
+    importlib.import_module(f"vamc_compiler.commands.{sys.argv[1]}").run(options)
 except UserError as error:
     print(error.found.splitlines()[0])
 print([name for name in ("torch", "tvm", "onnx", "transformers") if name in sys.modules])

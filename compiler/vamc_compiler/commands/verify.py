@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from vamc_compiler.commands import EXIT_OUTSIDE_BUDGET
+from vamc_compiler.commands.status import EXIT_OUTSIDE_BUDGET
 from vamc_compiler.config import BuildConfig, check_buildable, load_config
 from vamc_compiler.model.check import check_model
 from vamc_compiler.stages import Stages
@@ -27,7 +27,7 @@ BISECTION = "bisection"
 """Folder of the subgraph, in that of the report."""
 
 
-def verify_command(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Verify a build config or a runstream; returns the exit status: 0 within budget, 1 outside.
 
     Raises:
