@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.ops import ONNX_OPSET_VERSION
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.torch_internals import FakeTensorMode
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 
 KV_DTYPE = torch.float16

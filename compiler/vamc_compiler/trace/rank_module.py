@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.model.registry import ModelSource
 from vamc_compiler.parameters import FromCheckpoint, Origin, ParameterDType, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
+from vamc_compiler.torch_internals import FakeTensorMode
 
 _DTYPES: dict[torch.dtype, ParameterDType] = {
     torch.float32: "float32",

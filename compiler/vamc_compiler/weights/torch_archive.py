@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vamc_compiler.show import one_line
 from vamc_compiler.weights.stored_tensor import damaged, read_exactly
@@ -116,10 +115,10 @@ def _find_record(path: Path, descriptor: int, entry: zipfile.ZipInfo) -> Record:
 
 def _check_with_torch(path: Path, records: Mapping[str, Record]) -> None:
     """Refuse an archive that torch refuses or reads otherwise: a zip file can be made to mean two things."""
-    import torch
+    from vamc_compiler.torch_internals import open_archive
 
     try:
-        reader: Any = torch._C.PyTorchFileReader(str(path))
+        reader = open_archive(path)
         reader.get_all_records()  # refuses records outside of the one folder
         reader.serialization_id()  # refuses one that is not text
         agrees = all(

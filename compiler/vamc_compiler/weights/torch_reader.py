@@ -2,8 +2,7 @@
 
 The pickle goes through the unpickler of `torch.load(weights_only=True)` with torch's own functions for rebuilding
 tensors, so that a tensor is what torch makes of it; only its storages have no memory here, and are noted by the record
-that holds them. Follows torch/serialization.py, `_load`, torch 2.13; `torch._weights_only_unpickler` is not a public
-module: look here first when torch is updated.
+that holds them. Follows torch/serialization.py, `_load`, torch 2.13.
 
 torch does not check, in all ways of loading, that a record is as long as its storage, nor that a view lies inside its
 storage (it makes the storage longer, with whatever memory holds). Both are refused.
@@ -11,7 +10,6 @@ storage (it makes the storage longer, with whatever memory holds). Both are refu
 
 from __future__ import annotations
 
-import io
 import pickletools
 import re
 import warnings
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 
 from vamc_compiler.show import one_line
+from vamc_compiler.torch_internals import storage_address, typed_storage, weights_only_unpickler
 from vamc_compiler.weights.stored_tensor import StoredTensor, damaged
 from vamc_compiler.weights.torch_archive import Record, TorchArchive, open_torch_archive
 from vamc_runtime.errors import UserError
@@ -100,10 +99,6 @@ def _check_settings(archive: TorchArchive) -> None:
         raise damaged(archive.path, "its byteorder record says neither little nor big")
 
 
-_UNTYPED: Any = torch.UntypedStorage
-_TYPED: Any = torch.storage.TypedStorage
-
-
 @dataclass
 class _Storages:
     """The storages that a pickle asks for, without memory."""
@@ -124,21 +119,18 @@ class _Storages:
             if record is None or record.num_bytes != num_bytes:
                 held = "is missing" if record is None else f"has {record.num_bytes} bytes"
                 raise damaged(self.archive.path, f"record data/{key} of {num_bytes} bytes {held}")
-            storage: Any = _UNTYPED(num_bytes, device="meta")
-            self.places[storage._cdata] = record, num_bytes
-            self.by_key[key] = _TYPED(wrap_storage=storage, dtype=dtype, _internal=True)
+            self.by_key[key], address = typed_storage(num_bytes, dtype)
+            self.places[address] = record, num_bytes
         return self.by_key[key]
 
 
 def _unpickle(archive: TorchArchive, storages: _Storages) -> Any:
-    from torch import _weights_only_unpickler
-
     record = archive.records.get("data.pkl")
     if record is not None and record.num_bytes > _MAX_PICKLE_BYTES:
         raise damaged(archive.path, f"its pickle has {record.num_bytes} bytes")
     content = archive.read("data.pkl")
     _check_globals(archive.path, content)
-    unpickler: Any = _weights_only_unpickler.Unpickler(io.BytesIO(content), encoding="utf-8")
+    unpickler = weights_only_unpickler(content)
     unpickler.persistent_load = storages.load
     try:
         with warnings.catch_warnings():
@@ -185,7 +177,7 @@ def _stored_tensor(path: Path, name: str, tensor: torch.Tensor, storages: _Stora
             expected="plain tensors",
             fix="save the checkpoint again with .resolve_neg() and .resolve_conj() tensors, or as safetensors",
         )
-    place = storages.places.get(tensor.untyped_storage()._cdata)
+    place = storages.places.get(storage_address(tensor.untyped_storage()))
     if place is None:
         raise damaged(path, f"tensor {name!r} has no storage in the file")
     if not tensor.is_contiguous():
