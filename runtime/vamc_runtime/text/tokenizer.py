@@ -90,6 +90,10 @@ class Tokenizer:
         """The text of a token as the tokenizer file writes it; None for an unknown id."""
         return self._backend.token_text(token_id)
 
+    def skipped_text(self, token_id: int) -> str:
+        """The text of a special token, which decode leaves out; "" for any other token."""
+        return "" if self.token_bytes(token_id) else self.token_text(token_id) or ""
+
 
 class StreamDecoder:
     """Decodes one token at a time; all answers joined are exactly `tokenizer.decode` of all ids.

@@ -13,6 +13,7 @@ from tokenizer_kinds import KINDS, random_text, write_kind
 
 from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
 from vamc_runtime.errors import UserError
+from vamc_runtime.text.output import OutputText
 from vamc_runtime.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 NUM_STRINGS = 60
@@ -79,6 +80,20 @@ def test_baichuan_is_its_own_code(tmp_path: Path) -> None:
     compare(load_tokenizer(tmp_path), reference_of(BAICHUAN, trust=True), "baichuan")
     untrusted = export(BAICHUAN, vocab_size=2000)
     assert "not compared" in untrusted.compared_with and untrusted.files == files.files
+
+
+@pytest.mark.parametrize("stop", ["<|im_start|>", "art|>", "fox<|im_start|>", "fox", "<|im_start|>\n", "<|im_end|>"])
+def test_stop_texts_with_special_tokens_are_transformers(tmp_path: Path, stop: str) -> None:
+    import torch
+    from transformers import StopStringCriteria
+
+    checkpoint = write_kind("byte_level_extra", tmp_path)
+    reference, tokenizer = reference_of(checkpoint), load_tokenizer(checkpoint)
+    ids = reference.encode("The quick fox<|im_start|>\nThe lazy dog", add_special_tokens=False)
+    criteria, output = StopStringCriteria(reference, [stop]), OutputText(tokenizer, [stop])
+    ends = [bool(criteria(torch.tensor([ids[:count]]), None)[0]) for count in range(1, len(ids) + 1)]
+    stops = [output.push(token_id)[1] for token_id in ids]
+    assert stops.index(True) == ends.index(True) if any(ends) else not any(stops)
 
 
 def change(checkpoint: Path, name: str, **values: Any) -> Path:
