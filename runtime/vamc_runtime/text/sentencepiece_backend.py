@@ -44,7 +44,7 @@ class SentencePieceTokenizer:
         self.strips_leading_space = "".join(self._processor.encode("a", out_type=str)).startswith(_SPACE)
         bos_id = self._id_of(config, "bos_token", self.bos_id)
         eos_id = self._id_of(config, "eos_token", self.eos_id)
-        self._prefix = [bos_id] if config.add_bos and bos_id is not None else []
+        self._prefix = [bos_id] if config.add_bos is not False and bos_id is not None else []
         self._suffix = [eos_id] if config.add_eos and eos_id is not None else []
 
     def _special_tokens(self, config: TokenizerConfig) -> list[AddedToken]:

@@ -66,7 +66,7 @@ class TokenizerConfig:
     eos_ids: frozenset[int]
     """`eos_token_id` of the generation settings, which may be one id or a list; empty when absent."""
     is_baichuan: bool
-    """The tokenizer is Baichuan's, which by default adds no BOS."""
+    """The tokenizer is Baichuan's, which adds a BOS unless told not to; what was published tells it."""
 
     def text_of(self, name: str) -> str | None:
         """The text of a named special token; None where the checkpoint has none."""
@@ -119,8 +119,17 @@ def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
         extra_special_tokens=extra,
         bos_id=_first_id(generation.get("bos_token_id"), "bos_token_id", generation_path),
         eos_ids=_ids(generation.get("eos_token_id"), "eos_token_id", generation_path),
-        is_baichuan=name.startswith("Baichuan") if name else "user_token_id" in generation,
+        is_baichuan=_is_baichuan(name, config.get("auto_map"), generation),
     )
+
+
+def _is_baichuan(name: str | None, auto_map: object, generation: Mapping[str, Any]) -> bool:
+    """By the class, which the first Baichuan-7B calls BaiChuanTokenizer; without one, by the ids of the chat format."""
+    if name is None and isinstance(auto_map, dict):
+        classes = auto_map.get("AutoTokenizer")
+        slow = classes[0] if isinstance(classes, list) and classes else classes
+        name = slow.rpartition(".")[2] if isinstance(slow, str) else None
+    return name.lower().startswith("baichuan") if name else "user_token_id" in generation
 
 
 def _special_tokens(

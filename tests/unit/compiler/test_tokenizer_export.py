@@ -96,6 +96,18 @@ def test_stop_texts_with_special_tokens_are_transformers(tmp_path: Path, stop: s
     assert stops.index(True) == ends.index(True) if any(ends) else not any(stops)
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_the_class_of_the_first_baichuan(tmp_path: Path, trust: bool) -> None:
+    for name in ("config.json", "generation_config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((BAICHUAN / name).read_bytes())
+    for name in ("tokenizer_config.json", "tokenization_baichuan.py"):
+        text = (BAICHUAN / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text.replace("BaichuanTokenizer", "BaiChuanTokenizer"), encoding="utf-8")
+    files = export(tmp_path, vocab_size=4000, trust_checkpoint_code=trust)
+    assert files.compared_with == ("tokenizer as BaiChuanTokenizer" if trust else files.compared_with)
+    assert load_tokenizer(files.folder).encode("Hello")
+
+
 def change(checkpoint: Path, name: str, **values: Any) -> Path:
     path = checkpoint / name
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -73,6 +73,21 @@ def test_a_sentencepiece_model_gets_what_the_config_asks_for(tmp_path: Path, nam
     assert ids[1:-1] == tokenizer.encode("Hello", add_special=False)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "BaichuanTokenizer"},
+        {"tokenizer_class": "BaiChuanTokenizer"},  # the first Baichuan-7B
+        {"tokenizer_class": None, "auto_map": {"AutoTokenizer": ["tokenization_baichuan.BaiChuanTokenizer", None]}},
+    ],
+)
+def test_baichuans_class_adds_a_bos_unless_told_not_to(tmp_path: Path, config: dict[str, object]) -> None:
+    """So does the code of every published Baichuan; their tokenizer_config.json tells it not to."""
+    told = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config={**config, "add_bos_token": False}))
+    untold = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config=config))
+    assert untold.encode("Hello") == [1, *told.encode("Hello")]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_tokenizer_json_says_itself_what_goes_around_a_text(tmp_path: Path, wanted: bool) -> None:
     """As in transformers 5."""
