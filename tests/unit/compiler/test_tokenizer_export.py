@@ -167,6 +167,26 @@ def test_refused_when_compiling(checkpoint: Path, name: str, values: dict[str, A
         export(change(checkpoint, name, **values))
 
 
+@pytest.mark.parametrize("name", ["CodeLlamaTokenizer", "GemmaTokenizer"])
+def test_a_class_that_the_vocabulary_does_not_fit(checkpoint: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"(?s)transformers' {name} cannot encode '[a ]'.*correct tokenizer_class"):
+        export(change(checkpoint, "tokenizer_config.json", tokenizer_class=name))
+
+
+def test_code_llama(tmp_path: Path) -> None:
+    """Its tokenizer makes another prompt of a text with <FILL_ME>, whose id the published models do not have."""
+    checkpoint = change(write_kind("llama", tmp_path), "tokenizer_config.json", tokenizer_class="CodeLlamaTokenizer")
+    reference = reference_of(checkpoint)
+    fill_id = reference.convert_tokens_to_ids("<FILL_ME>")
+    files = export(checkpoint, vocab_size=fill_id)
+    assert [f"prompts with token {fill_id} ('<FILL_ME>')" in line for line in files.warnings] == [True]
+    tokenizer = load_tokenizer(files.folder)
+    for text in ("def f():\n    return ▁<PRE> 1", " <s>a▁<MID>b", "", "  x"):
+        assert tokenizer.encode(text) == reference.encode(text)
+    with pytest.raises(UserError, match="<FILL_ME>"):
+        export(checkpoint, vocab_size=fill_id + 1)
+
+
 def test_code_that_is_not_trusted(checkpoint: Path) -> None:
     auto_map = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
     change(checkpoint, "tokenizer_config.json", auto_map=auto_map, tokenizer_class="OwnTokenizer")
