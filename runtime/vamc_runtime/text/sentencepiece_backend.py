@@ -55,7 +55,7 @@ class SentencePieceTokenizer:
             for name, token_id in own.items()
             if token_id is not None
         }
-        named = {**defaults, **config.special_tokens}
+        named = {name: token for name, token in {**defaults, **config.special_tokens}.items() if token.content}
         for name, token in named.items():
             if self.token_id(token.content) is None:
                 raise UserError(

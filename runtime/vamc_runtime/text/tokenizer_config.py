@@ -54,7 +54,7 @@ class TokenizerConfig:
     added_tokens: Mapping[int, AddedToken]
     """Tokens added after the tokenizer was trained, by the id that the file gives; ordered by id."""
     special_tokens: Mapping[str, AddedToken]
-    """Special tokens by the name that chat templates write, bos_token for example."""
+    """Special tokens by the name that chat templates write, bos_token for example; some checkpoints leave one empty."""
     lists_added_tokens: bool = True
     """tokenizer_config.json has the added tokens; else those of a tokenizer.json count too where it is rebuilt."""
     without_tokens: frozenset[str] = frozenset()
@@ -136,10 +136,10 @@ def _special_tokens(
     config: Mapping[str, Any], path: ReadablePath
 ) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...]]:
     """Named special tokens and those without a name, of tokenizer_config.json or special_tokens_map.json."""
-    named = {name: _token(config[name], name, path) for name in _NAMED_TOKENS if config.get(name) is not None}
+    named = {name: _named_token(config[name], name, path) for name in _NAMED_TOKENS if config.get(name) is not None}
     for name, value in config.items():  # a token of the model's own, image_token for example
         if name.endswith("_token") and name not in _NAMED_TOKENS and isinstance(value, (str, dict)):
-            named[name] = _token(value, name, path)
+            named[name] = _named_token(value, name, path)
     extra: list[AddedToken] = []
     for key in ("model_specific_special_tokens", "extra_special_tokens", "additional_special_tokens"):
         value = config.get(key)
@@ -172,6 +172,12 @@ def _added_tokens_file(path: ReadablePath, special: set[str]) -> dict[int, Added
         is_special = text in special
         added[token_id] = AddedToken(content=text, normalized=not is_special, special=is_special)
     return added
+
+
+def _named_token(value: object, name: str, path: ReadablePath) -> AddedToken:
+    """A special token with a name, which may be empty: templates then write nothing, and no text has it."""
+    is_empty = value == "" or (isinstance(value, dict) and value.get("content") == "")
+    return AddedToken(content="", normalized=False, special=True) if is_empty else _token(value, name, path)
 
 
 def _token(value: object, name: str, path: ReadablePath, *, special: bool = True) -> AddedToken:

@@ -167,6 +167,16 @@ def test_refused_when_compiling(checkpoint: Path, name: str, values: dict[str, A
         export(change(checkpoint, name, **values))
 
 
+@pytest.mark.parametrize("kind", ["llama", "byte_level", "metaspace_normalizer"])
+@pytest.mark.parametrize("name", ["bos_token", "eos_token", "unk_token", "pad_token"])
+def test_an_empty_special_token(tmp_path: Path, kind: str, name: str) -> None:
+    checkpoint = change(write_kind(kind, tmp_path), "tokenizer_config.json", **{name: ""})
+    reference = reference_of(checkpoint)
+    for tokenizer in (load_tokenizer(export(checkpoint).folder), load_tokenizer(checkpoint)):
+        compare(tokenizer, reference, kind, num_strings=10)
+        assert tokenizer.special_tokens[name] == reference.special_tokens_map[name] == ""
+
+
 @pytest.mark.parametrize("name", ["CodeLlamaTokenizer", "GemmaTokenizer"])
 def test_a_class_that_the_vocabulary_does_not_fit(checkpoint: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"(?s)transformers' {name} cannot encode '[a ]'.*correct tokenizer_class"):
