@@ -83,7 +83,9 @@ def encode_as_transformers(reference: Any, text: str, add_special: bool = True) 
     """
     try:
         ids: list[int] = reference.encode(text, add_special_tokens=add_special)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the Rust code is no Exception
         raise UserError(
             f"transformers' {type(reference).__name__} cannot encode {_short(repr(text))}: {error}",
             expected="a vocabulary that fits the tokenizer_class of tokenizer_config.json",
