@@ -206,7 +206,9 @@ def test_truncation_saved_after_training_is_ignored(tmp_path: Path) -> None:
         ("generation_config.json", b'{"eos_token_id": "two"}', "eos_token_id"),
         ("generation_config.json", b'{"bos_token_id": true}', "bos_token_id"),
         ("generation_config.json", b'{"x": ' + b"9" * 5000 + b"}", "damaged"),
-        ("tokenizer_config.json", b'{"bos_token": "<nowhere>", "tokenizer_class": "BaichuanTokenizer"}', "<nowhere>"),
+        ("tokenizer_config.json", b'{"image_token": "<nowhere>", "tokenizer_class": "BaichuanTokenizer"}', "<nowhere>"),
+        ("tokenizer_config.json", b'{"bos_token": null, "tokenizer_class": "BaichuanTokenizer"}', "bos_token is null"),
+        ("tokenizer_config.json", b'{"split_special_tokens": true}', "split_special_tokens"),
         ("qwen.tiktoken", b"", "AutoTokenizer"),
     ],
 )
