@@ -265,7 +265,9 @@ def _explain(child: _Child, exit_code: int) -> UserError | None:
     stage = f" in the stage {child.stage!r}" if child.stage else ""
     if exit_code == -signal.SIGKILL:
         return _killed(child, stage)
-    if exit_code in (-signal.SIGXCPU, -signal.SIGXFSZ):
+    limited = [resources.limit_of(name) is not None for name in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+    spins_for_memory = exit_code == -signal.SIGXCPU and limited == [True, False]  # see `resources.load_numpy`
+    if exit_code in (-signal.SIGXCPU, -signal.SIGXFSZ) and not spins_for_memory:
         option = "-t" if exit_code == -signal.SIGXCPU else "-f"
         return UserError(
             f"the limit of `ulimit {option}` was reached{stage} ({_how(exit_code)})",
