@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 from tokenizer_kinds import KINDS, random_text, sentencepiece_model, token, write_kind
 
 from vamc_compiler.tokenizer.export import TokenizerFiles, export_tokenizer
@@ -47,6 +49,10 @@ def compare(tokenizer: Tokenizer, reference: Any, seed: str, num_strings: int = 
         assert "".join([*map(decoder.push, ids), decoder.finish()]) == expected, text
 
 
+CHANGED = {"byte_level_as_llama"}
+"""Kinds that transformers 5.20, the last for Python 3.10, splits otherwise than 5.24."""
+
+
 @functools.cache
 def kind_folder(kind: str, root: Path) -> Path:
     return write_kind(kind, root / kind)
@@ -65,6 +71,8 @@ def test_the_runstreams_tokenizer_is_transformers(
 def test_a_checkpoints_tokenizer_is_transformers_or_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
+    if kind in CHANGED and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("the runtime alone reads it as transformers 5.24 does")
     checkpoint = kind_folder(kind, tmp_path_factory.getbasetemp())
     if kind in RAW - {"no_class"}:
         with pytest.raises(UserError, match=r"compile the checkpoint|no tokenizer"):
