@@ -228,7 +228,7 @@ def load_numpy() -> None:
     if soft == resource.RLIM_INFINITY or end < soft:
         resource.setrlimit(resource.RLIMIT_CPU, (end, hard))
     try:
-        import numpy  # noqa: F401
+        import numpy  # noqa: F401  # so that it is loaded, within the limit
     finally:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 

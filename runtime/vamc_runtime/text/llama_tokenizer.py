@@ -99,7 +99,9 @@ def add_bos_and_eos(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) ->
 def _id_or_unknown(tokenizer: tokenizers.Tokenizer, text: str, config: TokenizerConfig) -> int:
     """The id of a token; of one that the vocabulary lacks, as an empty one, that of the unknown token."""
     token_id = tokenizer.token_to_id(text)
-    return tokenizer.token_to_id(config.text_of("unk_token") or "") or 0 if token_id is None else token_id
+    if token_id is not None:
+        return token_id
+    return tokenizer.token_to_id(config.text_of("unk_token") or "") or 0
 
 
 def merges_of(vocab: Mapping[str, int]) -> Merges:
