@@ -26,7 +26,7 @@ from vamc_runtime.console import OutputLostError, StandardStreams, say
 from vamc_runtime.errors import EXIT_INTERNAL_ERROR, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from vamc_runtime.printable import printable
 from vamc_runtime.ranks.place import launched_rank
-from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of
+from vamc_runtime.resources import address_space_bytes, explain, find_lack, limit_of, load_numpy
 
 EXIT_TERMINATED = 143
 ONE_SIGNAL_SECONDS = 0.3
@@ -294,6 +294,8 @@ def _run_command(options: argparse.Namespace, streams: StandardStreams) -> int:
     reserve = mmap.mmap(-1, RESERVE_BYTES)
     try:
         streams.check()
+        if limit_of(resource.RLIMIT_AS) is not None:
+            load_numpy()
         function: Callable[[argparse.Namespace], int] = options.function
         status = function(options)
         return status if stop.status is None else stop.status

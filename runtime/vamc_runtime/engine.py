@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -24,7 +24,16 @@ from vamc_runtime.manifest import Manifest
 from vamc_runtime.ranks.open import open_executor
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.place import launched_rank
-from vamc_runtime.requests import check_count, check_params, check_text, list_of_messages, list_of_prompts, token_ids
+from vamc_runtime.requests import (
+    check_count,
+    check_params,
+    check_path,
+    check_switch,
+    check_text,
+    list_of_messages,
+    list_of_prompts,
+    token_ids,
+)
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.sampling import Sampler, SamplingParams
 from vamc_runtime.scheduler import Scheduler
@@ -112,16 +121,20 @@ class LLM:
         on_load: OnLoad | None = None,
         self_test: bool = True,
     ) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise UserError(f"the path of the runstream is {path!r}", expected="a text or a pathlib.Path")
+        path = check_path(path)
+        if num_threads is not None:
+            num_threads = check_count("num_threads", num_threads, what="threads")
+        verify_hash = check_switch("verify_hash", verify_hash)
         if kv_cache_tokens is not None:
             kv_cache_tokens = check_count("kv_cache_tokens", kv_cache_tokens, what="tokens")
-        self._runstream = open_runstream(Path(path))
+        runstream = open_runstream(path)
+        # Its files are opened later, wherever the program stands then.
+        self._runstream = dataclasses.replace(runstream, path=runstream.path.absolute())
         # Read now: a folder that is replaced or removed while it is open changes no text.
         self._files = self._runstream.tokenizer_folder()
         self._stack = contextlib.ExitStack()
         self._on_load = on_load
-        self._self_test = self_test
+        self._self_test = check_switch("self_test", self_test)
         self._tokenizer: Tokenizer | None = None
         self._executor: Ranks | None = None
         self._lock = threading.RLock()
@@ -261,11 +274,11 @@ class LLM:
         params = check_params(params)
         with self._using():
             live = [self._begin(index, prompt, params) for index, prompt in enumerate(list_of_prompts(prompts))]
-        return self._stream(live)
+            return self._stream(live, self._allocator)
 
-    def _stream(self, live: list[_Live]) -> Iterator[Piece]:
+    def _stream(self, live: list[_Live], allocator: PageAllocator) -> Iterator[Piece]:
         scheduler = Scheduler(
-            self._allocator,
+            allocator,
             page_tokens=self.manifest.kv_cache.page_tokens,
             max_step_tokens=self.manifest.limits.max_prefill_tokens,
             max_context_tokens=self.manifest.limits.max_context_tokens,
@@ -273,7 +286,7 @@ class LLM:
         try:
             for entry in live:
                 scheduler.add(entry.request)
-            yield from self._run(scheduler, {id(entry.request): entry for entry in live})
+            yield from self._run(scheduler, {id(entry.request): entry for entry in live}, allocator)
         finally:
             if os.getpid() == self._process:  # else nobody uses the pages, and the lock may be held for ever
                 with self._lock:
@@ -293,10 +306,15 @@ class LLM:
         check_prompt(ids, self.manifest.model.vocab_size, self.manifest.limits.max_context_tokens)
         return ids
 
-    def _run(self, scheduler: Scheduler, live: dict[int, _Live]) -> Iterator[Piece]:
+    def _run(self, scheduler: Scheduler, live: dict[int, _Live], allocator: PageAllocator) -> Iterator[Piece]:
         started = time.perf_counter()
         while True:
             with self._using() as executor:  # and not while the caller has the pieces
+                if allocator is not self._allocator:  # opened anew: other cache pages, which hold none of its tokens
+                    raise UserError(
+                        "this stream was begun before the LLM was closed, and ended with that",
+                        fix="call `stream` again; one that should go on must do so within its `with LLM(path) as llm:`",
+                    )
                 pieces = self._step(executor, scheduler, live, started)
             if pieces is None:
                 break

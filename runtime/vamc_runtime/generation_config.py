@@ -24,8 +24,6 @@ _NUMBERS = (
     "min_length",
     "no_repeat_ngram_size",
     "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
     "forced_bos_token_id",
 )
 """Keys that mean the field of the same name."""
@@ -73,6 +71,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "dola_layers": (),
 }
 """Keys that are not followed, and the values at which they mean nothing."""
+_OF_OTHER_PROGRAMS: Mapping[str, tuple[object, ...]] = {"presence_penalty": (0, 0.0), "frequency_penalty": (0, 0.0)}
+"""Fields of SamplingParams that transformers has no setting for, and the values at which they mean nothing."""
 
 
 def sampling_of(config: Mapping[str, Any], path: ReadablePath, **overrides: Any) -> SamplingParams:
@@ -136,9 +136,14 @@ def unsupported(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     for key, value in config.items():
         if value is None or key in followed:
             continue
-        if key not in _NEUTRAL:
+        values = {**_NEUTRAL, **_OF_OTHER_PROGRAMS}.get(key)
+        if values is None:
             yield key, value, "is no setting that is known here"
-        elif not any(value == neutral and type(value) is type(neutral) for neutral in _NEUTRAL[key]):
+        elif any(value == neutral and type(value) is type(neutral) for neutral in values):
+            continue
+        elif key in _OF_OTHER_PROGRAMS:
+            yield key, value, "transformers ignores, and so does vamc: give it as a sampling parameter"
+        else:
             yield key, value, "is not followed: transformers may generate another text"
 
 

@@ -34,7 +34,8 @@ class LogitsRules:
         self._params = params
         self._tokens = list(prompt_ids)
         self._num_prompt = len(prompt_ids)
-        self._eos = np.array(sorted(eos_ids), np.int64)
+        # Some checkpoints write -1 for none.
+        self._eos = np.array(sorted(token for token in eos_ids if token >= 0), np.int64)
         biases = {tokens: bias for tokens, bias in params.sequence_bias if tokens}
         ends = {(token,) for token in eos_ids}
         forbidden = {tokens: _FORBIDDEN for tokens in params.bad_words_ids if tokens not in ends}

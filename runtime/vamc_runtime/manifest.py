@@ -170,6 +170,11 @@ class Manifest:
         records = [dataclasses.asdict(part) for part in (self.model, self.precision, self.limits, self.kv_cache)]
         return _digest([*records, self.tensor_parallel, self.parameters])
 
+    @property
+    def digest(self) -> str:
+        """sha256, hex, of the whole manifest, as the file carries it: tells one runstream from every other."""
+        return digest_of(dataclasses.asdict(self))
+
     def rank_metadata(self, rank: int) -> dict[str, str]:
         """What a rank's weight file says about itself, so that no rank ever runs another's weights."""
         return {
@@ -182,8 +187,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content, its digest included."""
-        content = dataclasses.asdict(self)
-        return content | {DIGEST_KEY: digest_of(content)}
+        return dataclasses.asdict(self) | {DIGEST_KEY: self.digest}
 
     def to_json(self) -> str:
         """The file's text."""

@@ -7,7 +7,9 @@ otherwise be computed without a word.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,6 +129,33 @@ def check_params(params: object) -> SamplingParams:
             fix="SamplingParams(max_new_tokens=32), for example",
         )
     return params
+
+
+def check_path(path: object) -> Path:
+    """The path of a runstream.
+
+    Raises:
+        UserError: no path.
+    """
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(text, str) or "\0" in text:
+        raise UserError(
+            f"the path of the runstream is {_shown(text)}",
+            expected="a text or a pathlib.Path",
+            fix="pass the directory that `vamc compile` wrote",
+        )
+    return Path(text)
+
+
+def check_switch(name: str, value: object) -> bool:
+    """True or False.
+
+    Raises:
+        UserError: another value: any text, "off" too, would count as true.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise UserError(f"{name} is {_shown(value)} ({_kind(value)})", expected="True or False")
+    return bool(value)
 
 
 def check_count(name: str, value: object, *, what: str) -> int:

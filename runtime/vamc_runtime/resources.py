@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ PROBE_BYTES = 1 << 20
 NEAR_LIMIT, SMALL_REST_BYTES = 0.5, 512 << 20
 """A crash is taken for a lack of address space above this share of what may be used, or with less than this left:
 libraries ask for large pieces at a time, and a piece that was refused does not show in what was used."""
+
+LOAD_NUMPY_SECONDS = 5
+"""CPU time that loading numpy never takes: 0.1 s is usual, 1 s without byte code."""
 
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO, errno.ELOOP, errno.ESTALE}
 # How C and C++ libraries name the same: their errors arrive as ImportError, RuntimeError or a class of their own.
@@ -211,6 +215,22 @@ def limit_of(name: int) -> int | None:
     """This process's limit (`resource.RLIMIT_...`); None for no limit."""
     soft = resource.getrlimit(name)[0]
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def load_numpy() -> None:
+    """Load numpy where address space is limited.
+
+    Its BLAS may ask for memory again and again, for ever, where there is too little (OpenBLAS 0.3.29, numpy 2.2): a
+    process in which that takes LOAD_NUMPY_SECONDS of CPU time is ended by SIGXCPU.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    end = math.ceil(time.process_time()) + LOAD_NUMPY_SECONDS
+    if soft == resource.RLIM_INFINITY or end < soft:
+        resource.setrlimit(resource.RLIMIT_CPU, (end, hard))
+    try:
+        import numpy  # noqa: F401  # so that it is loaded, within the limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
 def size(num_bytes: float) -> str:

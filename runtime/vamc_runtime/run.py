@@ -12,6 +12,7 @@ from vamc_runtime.engine import LLM, Prompt
 from vamc_runtime.errors import UserError
 from vamc_runtime.load_progress import LoadProgress
 from vamc_runtime.printable import printable
+from vamc_runtime.ranks.open import failing_together
 from vamc_runtime.sampling import SamplingParams
 from vamc_runtime.text.chat import Message
 
@@ -80,7 +81,7 @@ def _encode(llm: LLM, options: argparse.Namespace, params: SamplingParams) -> li
 
 
 def _open(options: argparse.Namespace, stack: contextlib.ExitStack) -> LLM:
-    with LoadProgress() as progress:
+    with failing_together(), LoadProgress() as progress:
         llm = LLM(
             options.runstream,
             kv_cache_tokens=options.kv_cache_tokens,

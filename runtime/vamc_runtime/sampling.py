@@ -7,6 +7,7 @@ the token that crosses `top_p`, which other servers drop, and top-k keeps every 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,10 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             seen = np.fromiter(self._prompt_ids.union(self._output_counts), dtype=np.int64)
             old = scores[seen]
-            scores[seen] = np.where(old < 0, old * params.repetition_penalty, old / params.repetition_penalty)
+            with np.errstate(over="ignore"):
+                new = np.where(old < 0, old * params.repetition_penalty, old / params.repetition_penalty)
+            # Two infinities would have no difference. Those that a bias set stay.
+            scores[seen] = np.where(np.isfinite(old), np.clip(new, -sys.float_info.max, sys.float_info.max), old)
         counts = np.fromiter(self._output_counts.values(), dtype=np.float64, count=output.size)
         scores[output] -= params.presence_penalty + params.frequency_penalty * counts
 

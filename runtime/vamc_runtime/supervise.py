@@ -265,7 +265,7 @@ def _explain(child: _Child, exit_code: int) -> UserError | None:
     stage = f" in the stage {child.stage!r}" if child.stage else ""
     if exit_code == -signal.SIGKILL:
         return _killed(child, stage)
-    if exit_code in (-signal.SIGXCPU, -signal.SIGXFSZ):
+    if exit_code in (-signal.SIGXCPU, -signal.SIGXFSZ) and not _asked_for_memory_for_ever(exit_code):
         option = "-t" if exit_code == -signal.SIGXCPU else "-f"
         return UserError(
             f"the limit of `ulimit {option}` was reached{stage} ({_how(exit_code)})",
@@ -281,6 +281,12 @@ def _explain(child: _Child, exit_code: int) -> UserError | None:
             fix="check that nothing else writes the checkpoint, and the system's log for errors of the disk",
         )
     return None
+
+
+def _asked_for_memory_for_ever(exit_code: int) -> bool:
+    """Whether a limit on CPU time was that of `resources.load_numpy`, and no user's."""
+    has_own_limit = resources.limit_of(resource.RLIMIT_CPU) is not None
+    return exit_code == -signal.SIGXCPU and resources.limit_of(resource.RLIMIT_AS) is not None and not has_own_limit
 
 
 def _lack(child: _Child) -> UserError | None:

@@ -63,7 +63,7 @@ def test_the_calling_thread_keeps_its_cores(demo_runstream: Path) -> None:
 def test_more_threads_than_cores(vamc: Vamc, demo_runstream: Path) -> None:
     count = len(available_cores()) + 1
     assert_user_error(vamc("run", demo_runstream, "--prompt", "a", "--threads", count), f"{count} threads on")
-    with pytest.raises(UserError, match="0 threads"):
+    with pytest.raises(UserError, match="num_threads is 0"):
         LLM(demo_runstream, num_threads=0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from e2e_tools import VAMC, assert_user_error, run_process
+from e2e_tools import VAMC, Outcome, assert_user_error, run_process
 from fixture_types import CompileDemo, CopyRunstream, Vamc
 
 from vamc_runtime import LLM, SamplingParams, UserError
@@ -45,6 +45,52 @@ def test_wrong_number_of_ranks(two_ranks: Path, demo_runstream: Path) -> None:
     for count, runstream in ((3, two_ranks), (2, demo_runstream)):
         outcome = run_process(MPIEXEC, "-n", count, VAMC, "run", runstream, *ARGUMENTS)
         assert_user_error(outcome, f"started {count}", "mpiexec -n")
+
+
+def run_apart(*ranks: tuple[object, ...]) -> Outcome:
+    """One rank with each of several command lines."""
+    words: list[object] = []
+    for arguments in ranks:
+        words += [*([":"] if words else []), "-n", 1, VAMC, "run", *arguments]
+    return run_process("timeout", 60, MPIEXEC, *words)
+
+
+def test_ranks_of_different_runstreams(two_ranks: Path, compile_demo: CompileDemo) -> None:
+    """As on hosts with copies of their own, one of them old."""
+    other = compile_demo(MODEL[0], "fp16", 2)
+    outcome = run_apart((two_ranks, *ARGUMENTS), (other, *ARGUMENTS))
+    assert_user_error(outcome, "rank 1", f"{other} is another runstream")
+
+
+def test_a_runstream_that_was_replaced_after_a_program_read_it(
+    two_ranks: Path, compile_demo: CompileDemo, tmp_path: Path
+) -> None:
+    path = tmp_path / "current"
+    path.symlink_to(two_ranks)
+    llm = LLM(path)
+    path.unlink()
+    path.symlink_to(compile_demo(MODEL[0], "fp16", 2))
+    with pytest.raises(UserError, match="is another runstream"), llm:
+        pass
+
+
+def test_rank_0_decides_how_large_the_cache_is(vamc: Vamc, two_ranks: Path) -> None:
+    """It gives out the pages: with fewer, another rank would write where nothing is."""
+    many = [word for _ in range(8) for word in ARGUMENTS[:2]]
+    arguments = (*many, *ARGUMENTS[2:])
+    outcome = run_apart(
+        (two_ranks, *arguments, "--kv-cache-tokens", 2048), (two_ranks, *arguments, "--kv-cache-tokens", 16)
+    )
+    assert outcome.status == 0, outcome.errors
+    assert outcome.output.count("Paris") >= 8
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_rank_that_finds_no_runstream_keeps_no_other_waiting(two_ranks: Path, tmp_path: Path, wrong: int) -> None:
+    paths = [two_ranks, two_ranks]
+    paths[wrong] = tmp_path / "nothing"
+    outcome = run_apart(*[(path, *ARGUMENTS) for path in paths])
+    assert_user_error(outcome, f"rank {wrong}", "is not a runstream")
 
 
 def test_without_mpi(vamc: Vamc, two_ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

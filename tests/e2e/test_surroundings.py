@@ -91,6 +91,19 @@ def test_a_run_with_too_little_address_space(demo_runstream: Path) -> None:
         assert_user_error(outcome, "memory ran out", "ulimit -v")
 
 
+def test_a_blas_that_asks_for_memory_for_ever(
+    demo_runstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenBLAS 0.3.29 does while numpy is imported, where address space is short."""
+    (tmp_path / "numpy.py").write_text("while True: pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    outcome = run_process(
+        VAMC, "run", demo_runstream, "--prompt", "x",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20)),
+    )  # fmt: skip
+    assert_user_error(outcome, "memory ran out", "ulimit -v")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
 def test_text_in_another_encoding(demo_runstream: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", encoding)

@@ -26,6 +26,8 @@ _LARGEST = {
     "num_key_value_heads": 1 << 16,
     "head_dim": 1 << 16,
 }
+# Of a LLaMA that does not say, as conversions of the first one do not (transformers 5.24, configuration_llama.py).
+_LLAMA_LONGEST = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,9 @@ def model_config_from(raw: Mapping[str, Any], path: Path) -> ModelConfig:
 
 
 def _longest(fields: Fields) -> int:
-    """The longest context; Baichuan 13B has it under the second name."""
+    """The longest context; Baichuan 13B has it under the second name, which means nothing to a LLaMA."""
+    if fields.raw.get("model_type") == "llama":
+        return fields.integer("max_position_embeddings") if fields.has("max_position_embeddings") else _LLAMA_LONGEST
     for key in ("max_position_embeddings", "model_max_length"):
         if fields.has(key, null=True):
             return fields.integer(key)

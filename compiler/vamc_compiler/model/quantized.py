@@ -55,6 +55,10 @@ def check_not_quantized(directory: Path, raw: Mapping[str, Any], path: Path) -> 
     for key in ("quantization_config", "compression_config"):
         if raw.get(key) is not None:
             raise _refusal(f"{path} has a {key!r}", _method(raw[key]))
+    if raw.get("quantization"):
+        raise _refusal(
+            f"{path} has the key 'quantization'", _method({"quant_method": "MLX", **_mapping(raw["quantization"])})
+        )
     if raw.get("quantize"):  # "w8a8" or "w8a16"; "" where nothing is quantized
         raise _refusal(f"{path} has the key 'quantize'", describe_json(raw["quantize"]))
     for name, method in _FILES.items():
@@ -72,6 +76,10 @@ def check_no_quantized_tensors(directory: Path, names: Iterable[str]) -> None:
         for end, method in _TENSORS.items():
             if name.endswith(end):
                 raise _refusal(f"{directory} stores the tensor {one_line(name)}", method)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _method(settings: object) -> str:

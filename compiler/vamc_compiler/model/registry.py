@@ -138,6 +138,17 @@ def _is_directory(path: Path) -> bool:
         raise UserError(f"the checkpoint {one_line(str(path))} cannot be read: {error.strerror}") from error
 
 
+def _check_no_adapter(checkpoint: Path) -> None:
+    """Refuse what transformers would change the weights by, or that holds no whole model."""
+    path = checkpoint / "adapter_config.json"
+    if path.is_file():
+        raise UserError(
+            f"{checkpoint} holds an adapter ({path.name}), which transformers with PEFT adds to the weights",
+            expected="the weights of a whole model",
+            fix="merge it into its model (PEFT: merge_and_unload) and save that, or remove the file",
+        )
+
+
 def find_model(
     checkpoint: Path, source_code: Path, *, trust_checkpoint_code: bool, norm_head: bool | None = None
 ) -> ModelSource:
@@ -158,6 +169,7 @@ def find_model(
             expected="a Hugging Face checkpoint directory with config.json",
             fix="set frontend.checkpoint (or $VAMC_CHECKPOINT) to where the model lies",
         )
+    _check_no_adapter(checkpoint)
     path = checkpoint / "config.json"
     fields = Fields(read_json(path, "the model configuration"), path)
     check_not_quantized(checkpoint, fields.raw, path)

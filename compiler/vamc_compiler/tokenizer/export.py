@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vamc_compiler.tokenizer.generation import generation_files
-from vamc_compiler.tokenizer.proof import prove
+from vamc_compiler.tokenizer.proof import encode_as_transformers, prove
 from vamc_runtime.errors import UserError
 from vamc_runtime.stored_path import StoredPath
 from vamc_runtime.text.checkpoint_files import read_json
@@ -79,6 +79,8 @@ def export_tokenizer(checkpoint: Path, *, vocab_size: int, trust_checkpoint_code
     reference: Any = None
     if not is_baichuan or trust_checkpoint_code:
         reference = _load_reference(checkpoint, trust=trust_checkpoint_code, required=not is_baichuan)
+    if reference is not None:
+        encode_as_transformers(reference, "a")  # what cannot do that is no tokenizer to write down
     if is_baichuan:
         names = [name for name in _BAICHUAN_FILES if (checkpoint / name).is_file()]
         files = {name: (checkpoint / name).read_bytes() for name in names}
@@ -89,7 +91,7 @@ def export_tokenizer(checkpoint: Path, *, vocab_size: int, trust_checkpoint_code
     warnings = _warnings(tokenizer, vocab_size, reference)
     compared = "tokenizer not compared: its own code is not trusted"
     if reference is not None:
-        prove(tokenizer, reference, folder)
+        prove(tokenizer, reference, folder, vocab_size)
         compared = f"tokenizer as {type(reference).__name__}"
     return TokenizerFiles(
         files={**files, **generation.files},

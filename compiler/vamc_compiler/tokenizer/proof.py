@@ -35,28 +35,35 @@ _CONVERSATIONS = (
 )
 
 
-def samples(reference: Any) -> list[str]:
-    """The texts to compare: fixed ones, and every added token with and without space and text around it."""
-    added = [str(token) for _, token in sorted(reference.added_tokens_decoder.items())]
+def samples(reference: Any, vocab_size: int) -> list[str]:
+    """The texts to compare: fixed ones, and every added token with and without space and text around it.
+
+    Not CodeLlama's <FILL_ME>, with which transformers makes another prompt of the text, where the model has no such
+    token: the runtime refuses it then.
+    """
+    fill = getattr(reference, "fill_token", None)
+    tokens = sorted(reference.added_tokens_decoder.items())
+    added = [str(token) for token_id, token in tokens if str(token) != fill or token_id < vocab_size]
     few = added[:MAX_SPECIAL_TOKENS] + added[MAX_SPECIAL_TOKENS:][-10:]
     around = [form for token in few for form in (token, f"a{token}b", f"a  {token}  b", f" {token}{token}\n")]
     return [*SAMPLES, *around, " ".join(few), "".join(few)]
 
 
-def prove(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> None:
+def prove(tokenizer: Tokenizer, reference: Any, folder: ReadablePath, vocab_size: int) -> None:
     """Compare the runtime's tokenizer with one that transformers loaded.
 
     Args:
         tokenizer: the runtime's, loaded from `folder`.
         reference: of transformers.
         folder: the files as the runstream will have them.
+        vocab_size: rows of the model's embedding; prompts with other ids are refused.
 
     Raises:
-        UserError: they differ.
+        UserError: they differ, or transformers cannot encode a text.
     """
-    for text in samples(reference):
+    for text in samples(reference, vocab_size):
         for add_special in (True, False):
-            expected = reference.encode(text, add_special_tokens=add_special)
+            expected = encode_as_transformers(reference, text, add_special)
             found = tokenizer.encode(text, add_special)
             if found != expected:
                 raise _differs(f"ids of {text!r}", found, expected)
@@ -66,6 +73,25 @@ def prove(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> None:
             raise _differs(f"text of ids {expected}", repr(found_text), repr(expected_text))
     if getattr(reference, "chat_template", None) is not None:
         _prove_chat(tokenizer, reference, folder)
+
+
+def encode_as_transformers(reference: Any, text: str, add_special: bool = True) -> list[int]:
+    """The ids that a tokenizer of transformers gives.
+
+    Raises:
+        UserError: it gives none, for want of a token that its class relies on.
+    """
+    try:
+        ids: list[int] = reference.encode(text, add_special_tokens=add_special)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the Rust code is no Exception
+        raise UserError(
+            f"transformers' {type(reference).__name__} cannot encode {_short(repr(text))}: {error}",
+            expected="a vocabulary that fits the tokenizer_class of tokenizer_config.json",
+            fix="copy the tokenizer files from one checkpoint, or correct tokenizer_class",
+        ) from error
+    return ids
 
 
 def _prove_chat(tokenizer: Tokenizer, reference: Any, folder: ReadablePath) -> None:

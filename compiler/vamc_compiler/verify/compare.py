@@ -59,9 +59,12 @@ class Form:
         return f"{self.stage.name}, {self.label}" if self.label else self.stage.name
 
     @property
-    def key(self) -> tuple[int, str]:
-        """Tells forms apart whose names are the same."""
-        return id(self.stage), self.label
+    def key(self) -> tuple[Stage, str]:
+        """Tells forms apart whose names are the same.
+
+        The stage itself, not its address: that of one which is gone is given to the next.
+        """
+        return self.stage, self.label
 
 
 class Runner:
@@ -69,7 +72,7 @@ class Runner:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self._kept: dict[tuple[int, str], list[Run]] = {}
+        self._kept: dict[tuple[Stage, str], list[Run]] = {}
 
     def streams(self, form: Form) -> list[Run]:
         """Logits and streams of every sequence."""

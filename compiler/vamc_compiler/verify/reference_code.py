@@ -47,6 +47,9 @@ _MODEL = "AutoModelForCausalLM"
 _CLASS_NAME = re.compile(r"(?:[\w.-]+/[\w.-]+--)?\w{1,200}\.\w{1,200}")
 """`file.Class`, or `owner/name--file.Class`."""
 _NO_CACHE = {"use_cache": False}
+_NO_INFLUENCE = {"return_dict": True, "pad_token_id": None}
+"""Settings that change no logits, and may stop the model: how it returns them, and a row of the embedding that training
+leaves alone, which need not exist."""
 _WHOLE = {"insert_slice": False, "rank_num": 1, "rank_index": 0}
 """Settings of code for VACC cards, where it is to compute all of a model: not the last token's logits only, and not one
 rank's share of the heads."""
@@ -121,7 +124,9 @@ def _build_transformers(directory: Path) -> Original:
 
     release = ".".join(transformers.__version__.split(".")[:2])
     try:
-        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True, **_NO_INFLUENCE
+        )
         with _without_weights():
             model = transformers.AutoModelForCausalLM.from_config(
                 config, trust_remote_code=False, dtype=torch.float32, attn_implementation="eager"

@@ -154,7 +154,10 @@ class _Verification:
             last = self._modeling_over_ranks(single)
         self.opener.release("one rank")
         if "graphs" in parts:
-            last = self._graphs(last or self.opener.modeling_on_one_rank())
+            modeling = last or self.opener.modeling_on_one_rank()
+            last = self._graphs(modeling)
+            if modeling not in (reference, single):
+                self.runner.forget(modeling)
         self.opener.release("ranks")
         if self.request.single is not None and "compiled" in parts and single is not None:
             self._compiled_on_one_rank(single, self.request.single)

@@ -26,6 +26,16 @@ _SHOWN = 8
 """Names that a message lists."""
 
 
+_OTHERS = {
+    "model-*.safetensors": "download model.safetensors.index.json too: it says which tensors there must be",
+    "pytorch_model-*.bin": "download pytorch_model.bin.index.json too: it says which tensors there must be",
+    "*.gguf": "take the checkpoint for transformers that it was made from",
+    "consolidated*": "convert it for transformers: Meta's LLaMA with convert_llama_weights_to_hf.py",
+    "*.safetensors": "rename it to model.safetensors, if it holds a whole model",
+}
+"""Names of weights that are not read -> what to do."""
+
+
 @dataclass(frozen=True)
 class WeightFiles:
     """The weight files of a checkpoint."""
@@ -49,11 +59,21 @@ def find_weight_files(directory: Path) -> WeightFiles:
         path = directory / name
         if _is_there(path):
             return _read_index(path) if name.endswith(_INDEX_SUFFIX) else WeightFiles((path,))
+    others, fix = _other_files(directory)
     raise UserError(
-        f"{directory} holds no weights",
+        f"{directory} holds no weights{others}",
         expected="model.safetensors or pytorch_model.bin, or an index of several such files",
-        fix="finish the download of the checkpoint",
+        fix=fix,
     )
+
+
+def _other_files(directory: Path) -> tuple[str, str]:
+    """Weights that are there and cannot be read, for a message, and what to do."""
+    for pattern, fix in _OTHERS.items():
+        names = sorted(path.name for path in directory.glob(pattern))
+        if names:
+            return f", only {list_some(names, ', ')}", fix
+    return "", "finish the download of the checkpoint"
 
 
 def _explicit_choice(directory: Path) -> tuple[str, ...]:

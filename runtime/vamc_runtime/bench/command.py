@@ -17,7 +17,7 @@ from vamc_runtime.load_progress import LoadProgress
 from vamc_runtime.machine import available_memory_bytes
 from vamc_runtime.manifest import Manifest
 from vamc_runtime.printable import printable
-from vamc_runtime.ranks.open import open_executor
+from vamc_runtime.ranks.open import failing_together, open_executor
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.runstream import open_runstream
 from vamc_runtime.self_test import check_ranks
@@ -32,14 +32,14 @@ def bench_command(options: argparse.Namespace) -> int:
     """
     if options.repeat < 1:
         raise UserError(f"--repeat {options.repeat}", expected="at least 1")
-    runstream = open_runstream(options.runstream)
-    manifest = runstream.manifest
-    cases = make_cases(manifest.limits, options.prefill, options.decode_batch, options.context)
-    rank_options = RankOptions(
-        num_pages=_num_pages(manifest, cases), num_threads=options.threads, huge_pages=options.huge_pages
-    )
     with contextlib.ExitStack() as stack:
-        with LoadProgress() as progress:
+        with failing_together(), LoadProgress() as progress:
+            runstream = open_runstream(options.runstream)
+            manifest = runstream.manifest
+            cases = make_cases(manifest.limits, options.prefill, options.decode_batch, options.context)
+            rank_options = RankOptions(
+                num_pages=_num_pages(manifest, cases), num_threads=options.threads, huge_pages=options.huge_pages
+            )
             ranks = stack.enter_context(open_executor(runstream, rank_options, progress.on_load))
             check_ranks(ranks, runstream, num_pages=rank_options.num_pages, enabled=not options.no_self_test)
         around = surroundings(manifest, ranks.on_every_rank(describe_rank))

@@ -45,6 +45,12 @@ def missing_mpi(detail: str) -> UserError:
     )
 
 
+def is_started() -> bool:
+    """Whether MPI was initialised in this process."""
+    module = sys.modules.get("mpi4py.MPI")
+    return module is not None and bool(module.Is_initialized())
+
+
 def _start_mpi() -> Any:
     """mpi4py's MPI, initialised.
 
@@ -154,6 +160,11 @@ class MpiGroup:
                 raise UserError(f"rank {rank}: {failed.found}", expected=failed.expected, fix=failed.fix)
             if failed is not None:
                 raise RankFailedError(f"rank {rank} failed: {type(failed).__name__}: {failed}") from failed
+
+    def from_first_rank(self, value: T) -> T:
+        """What rank 0 has for a value, on every rank."""
+        first: T = self._comm.bcast(value)
+        return first
 
     def send_work(self, work: StepArguments | Task | None) -> None:
         """Rank 0: tell the others what to do; None ends them."""

@@ -23,6 +23,39 @@ EXIT_LAUNCHER_GONE = 1
 
 
 @contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Where a launcher started several ranks: a mistake that one of them meets before MPI starts is raised on all.
+
+    Else the others would wait for that one for ever, in MPI's start. To be entered by all ranks, as every command is.
+    """
+    try:
+        yield
+    except UserError as error:
+        launched = launched_rank()
+        if launched is not None and launched[1] > 1:
+            _tell_all(error)
+        raise
+
+
+def _tell_all(error: UserError) -> None:
+    """Raise an error on every rank, unless MPI runs (whoever uses it has told them) or cannot start."""
+    from vamc_runtime.ranks.mpi import MpiGroup, is_started
+
+    if is_started():
+        return
+
+    def fail() -> None:
+        raise error
+
+    lifeline.watch(EXIT_LAUNCHER_GONE)
+    try:
+        group = MpiGroup()
+    except UserError:
+        return
+    group.agree(fail)
+
+
+@contextlib.contextmanager
 def open_executor(runstream: Runstream, options: RankOptions, on_load: OnLoad | None = None) -> Iterator[Ranks]:
     """All ranks of a runstream.
 
@@ -78,7 +111,10 @@ def _as_rank(runstream: Runstream, options: RankOptions, on_load: OnLoad | None)
 
     @contextlib.contextmanager
     def opened(loading: OnLoad) -> Iterator[MpiExecutor]:
-        executor = MpiExecutor(group, open_rank(runstream.path, options, group, loading))
+        group.agree(lambda: None)  # unless a rank is in `_tell_all`
+        # Rank 0's choices hold for all: it gives out cache pages, and hosts differ in the memory they have.
+        chosen, digest = group.from_first_rank((options, runstream.manifest.digest))
+        executor = MpiExecutor(group, open_rank(runstream.path, digest, chosen, group, loading))
         yield executor
         if group.rank == 0:
             executor.end()

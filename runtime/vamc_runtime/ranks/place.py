@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from vamc_runtime.errors import UserError
@@ -14,12 +15,20 @@ _LAUNCHERS = (
     ("PMIX_RANK", "SLURM_NTASKS"),
 )
 
+_COUNT = re.compile("[0-9]{1,9}")
+
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """(rank, number of ranks) when an MPI launcher started this process, else None."""
-    for rank, size in _LAUNCHERS:
-        if rank in environment and size in environment:
-            return int(environment[rank]), int(environment[size])
+    """(rank, number of ranks) when an MPI launcher started this process, else None.
+
+    Values that no launcher sets, left over or edited, count as none.
+    """
+    for names in _LAUNCHERS:
+        values = [environment.get(name, "") for name in names]
+        if all(map(_COUNT.fullmatch, values)):
+            rank, size = map(int, values)
+            if rank < size:
+                return rank, size
     return None
 
 

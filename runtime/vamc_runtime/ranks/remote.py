@@ -83,8 +83,9 @@ class RemoteExecutor:
         self._kills_before: int | None = None
 
     def __enter__(self) -> RemoteExecutor:
-        num_ranks = self._runstream.manifest.tensor_parallel
-        command = [find_mpiexec(), "-n", str(num_ranks), *python_command(RANK_CODE)]
+        manifest = self._runstream.manifest
+        command = [find_mpiexec(), "-n", str(manifest.tensor_parallel), *python_command(RANK_CODE)]
+        command += [str(self._runstream.path), "--manifest", manifest.digest, *self._options.command_line()]
         self._owner = os.getpid()
         self._started = time.time()
         self._kills_before = out_of_memory_kills()
@@ -93,7 +94,7 @@ class RemoteExecutor:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [*command, str(self._runstream.path), *self._options.command_line()],
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # standard output belongs to the user's program
                     env=python_environment(**{SOCKET_VARIABLE: str(theirs.fileno())}),

@@ -19,19 +19,27 @@ from vamc_runtime.ranks.mpi import MpiExecutor, MpiGroup, RankFailedError, serve
 from vamc_runtime.ranks.options import RankOptions
 from vamc_runtime.ranks.place import launched_rank
 from vamc_runtime.ranks.wire import Loading, receive, send
-from vamc_runtime.runstream import check_hashes, check_rank_weights, check_toolchain, open_runstream
+from vamc_runtime.runstream import Runstream, check_hashes, check_rank_weights, check_toolchain, open_runstream
 from vamc_runtime.weights_memory import OnLoad
 
 
-def open_rank(path: Path, options: RankOptions, group: MpiGroup, on_load: OnLoad | None = None) -> RankExecutor:
+def open_rank(
+    path: Path, digest: str, options: RankOptions, group: MpiGroup, on_load: OnLoad | None = None
+) -> RankExecutor:
     """Check the runstream on every rank and build this rank's executor; all ranks fail when one does.
 
-    `on_load` is told about rank 0's weights; the other ranks load theirs at the same time.
+    Args:
+        path: the runstream as this rank sees it; hosts may have copies of their own.
+        digest: of the manifest that whoever sends the steps goes by.
+        options: the same on every rank.
+        group: all ranks.
+        on_load: told about rank 0's weights; the other ranks load theirs at the same time.
 
     Raises:
-        UserError: the runstream cannot run here; names the rank.
+        UserError: the runstream cannot run here, or is not the same one everywhere; names the rank.
     """
     ranks: list[RankExecutor] = []
+    opened: list[Runstream] = []
     cores: list[int] = []
 
     def check() -> None:
@@ -42,16 +50,18 @@ def open_rank(path: Path, options: RankOptions, group: MpiGroup, on_load: OnLoad
                 f"{group.num_ranks} ranks were started for a runstream of {expected}",
                 expected=f"mpiexec -n {expected}",
             )
+        _check_same(runstream, digest)
         check_toolchain(runstream)
         check_rank_weights(runstream, group.rank)
         cores.extend(group.choose_cores(options.num_threads))
+        opened.append(runstream)
 
     def compare_hashes() -> None:
         if group.local_rank == 0:  # one rank of each host, which may have a copy of its own
-            check_hashes(open_runstream(path), everything=options.verify_hash)
+            check_hashes(opened[0], everything=options.verify_hash)
 
     def load() -> None:
-        runstream = open_runstream(path)
+        runstream = opened[0]
         place = RankPlace(
             rank=group.rank,
             cores=tuple(cores),
@@ -66,6 +76,20 @@ def open_rank(path: Path, options: RankOptions, group: MpiGroup, on_load: OnLoad
     group.agree(compare_hashes)  # before any rank loads code: a damaged library ends a process without an error
     group.agree(load)
     return ranks[0]
+
+
+def _check_same(runstream: Runstream, digest: str) -> None:
+    """Refuse a runstream whose manifest is not the one that steps are made for.
+
+    Raises:
+        UserError: it is another runstream.
+    """
+    if runstream.manifest.digest != digest:
+        raise UserError(
+            f"{runstream.path} is another runstream than the one that was opened: its manifest.json differs",
+            expected="one runstream for the program and all ranks",
+            fix="copy the same runstream to every host; where it was replaced or compiled again meanwhile, start again",
+        )
 
 
 def _serve_program(stream: socket.socket, executor: MpiExecutor) -> None:
@@ -86,14 +110,14 @@ def _serve_program(stream: socket.socket, executor: MpiExecutor) -> None:
                 send(stream, error)
 
 
-def _serve(group: MpiGroup, path: Path, options: RankOptions, stream: socket.socket | None) -> None:
+def _serve(group: MpiGroup, path: Path, digest: str, options: RankOptions, stream: socket.socket | None) -> None:
     """Open this rank and serve until the end; raises on every rank what `open_rank` raises."""
 
     def on_load(done_bytes: int, total_bytes: int) -> None:
         if stream is not None:
             send(stream, Loading(done_bytes, total_bytes))
 
-    local = open_rank(path, options, group, on_load)
+    local = open_rank(path, digest, options, group, on_load)
     os.sched_setaffinity(0, local.place.cores)  # while it waits it stays off the other ranks' cores
     if stream is None:
         serve_steps(group, local)
@@ -115,6 +139,7 @@ def main() -> None:
     launcher = os.getppid()
     parser = argparse.ArgumentParser(prog="vamc_runtime.ranks.serve")
     parser.add_argument("runstream", type=Path)
+    parser.add_argument("--manifest", required=True)
     parser.add_argument("--pages", type=int, required=True)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--huge-pages")
@@ -136,7 +161,7 @@ def main() -> None:
         return
     lifeline.die_with_parent(launcher)
     try:
-        _serve(group, arguments.runstream, options, stream)
+        _serve(group, arguments.runstream, arguments.manifest, options, stream)
     except (UserError, RankFailedError) as error:
         _tell(stream, error if isinstance(error, UserError) else RuntimeError(str(error)))
     except (BrokenPipeError, ConnectionResetError):  # the program is gone, in the middle of an answer

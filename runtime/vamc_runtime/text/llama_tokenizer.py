@@ -86,14 +86,22 @@ def add_bos_and_eos(tokenizer: tokenizers.Tokenizer, config: TokenizerConfig) ->
     texts = {name: config.text_of(name) for name, add in wanted if add}
     present = {name: text for name, text in texts.items() if text is not None}
     single = " ".join(
-        [*(f"{text}:0" for text in [present.get("bos_token")] if text), "$A:0"]
-        + [f"{text}:0" for text in [present.get("eos_token")] if text]
+        [*(f"{text}:0" for text in [present.get("bos_token")] if text is not None), "$A:0"]
+        + [f"{text}:0" for text in [present.get("eos_token")] if text is not None]
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single,
         pair=f"{single} $B:1",
-        special_tokens=[(text, tokenizer.token_to_id(text)) for text in dict.fromkeys(present.values())],
+        special_tokens=[(text, _id_or_unknown(tokenizer, text, config)) for text in dict.fromkeys(present.values())],
     )
+
+
+def _id_or_unknown(tokenizer: tokenizers.Tokenizer, text: str, config: TokenizerConfig) -> int:
+    """The id of a token; of one that the vocabulary lacks, as an empty one, that of the unknown token."""
+    token_id = tokenizer.token_to_id(text)
+    if token_id is not None:
+        return token_id
+    return tokenizer.token_to_id(config.text_of("unk_token") or "") or 0
 
 
 def merges_of(vocab: Mapping[str, int]) -> Merges:

@@ -14,7 +14,7 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.json_backend import LLAMA, JsonTokenizer, open_json
 from vamc_runtime.text.llama_tokenizer import add_bos_and_eos, build_from_sentencepiece
-from vamc_runtime.text.sentencepiece_backend import SentencePieceTokenizer
+from vamc_runtime.text.sentencepiece_backend import SentencePieceTokenizer, with_baichuan_defaults
 from vamc_runtime.text.token_backends import TokenBackend
 from vamc_runtime.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
 
@@ -90,6 +90,10 @@ class Tokenizer:
         """The text of a token as the tokenizer file writes it; None for an unknown id."""
         return self._backend.token_text(token_id)
 
+    def skipped_text(self, token_id: int) -> str:
+        """The text of a special token, which decode leaves out; "" for any other token."""
+        return "" if self.token_bytes(token_id) else self.token_text(token_id) or ""
+
 
 class StreamDecoder:
     """Decodes one token at a time; all answers joined are exactly `tokenizer.decode` of all ids.
@@ -139,6 +143,7 @@ def load_tokenizer(directory: ReadablePath) -> Tokenizer:
     if json_path.exists():
         return Tokenizer(*open_json(json_path, config))
     if model_path.exists() and config.is_baichuan:
+        config = with_baichuan_defaults(config)
         return Tokenizer(SentencePieceTokenizer(model_path, config), config)
     if model_path.exists():
         return _load_llama(model_path, config)

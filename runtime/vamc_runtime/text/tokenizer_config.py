@@ -15,7 +15,8 @@ from vamc_runtime.errors import UserError
 from vamc_runtime.stored_path import ReadablePath
 from vamc_runtime.text.checkpoint_files import read_json
 
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Names of special tokens that every class of transformers has, in its order."""
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 
 
@@ -54,7 +55,7 @@ class TokenizerConfig:
     added_tokens: Mapping[int, AddedToken]
     """Tokens added after the tokenizer was trained, by the id that the file gives; ordered by id."""
     special_tokens: Mapping[str, AddedToken]
-    """Special tokens by the name that chat templates write, bos_token for example."""
+    """Special tokens by the name that chat templates write, bos_token for example; some checkpoints leave one empty."""
     lists_added_tokens: bool = True
     """tokenizer_config.json has the added tokens; else those of a tokenizer.json count too where it is rebuilt."""
     without_tokens: frozenset[str] = frozenset()
@@ -66,7 +67,7 @@ class TokenizerConfig:
     eos_ids: frozenset[int]
     """`eos_token_id` of the generation settings, which may be one id or a list; empty when absent."""
     is_baichuan: bool
-    """The tokenizer is Baichuan's, which by default adds no BOS."""
+    """The tokenizer is Baichuan's, which adds a BOS unless told not to; what was published tells it."""
 
     def text_of(self, name: str) -> str | None:
         """The text of a named special token; None where the checkpoint has none."""
@@ -93,17 +94,26 @@ def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
     path = directory / "tokenizer_config.json"
     config = read_json(path)
     generation = read_generation_settings(directory)
-    named, extra = _special_tokens(config, path)
-    added: dict[int, AddedToken] = {}
+    name = _text(config, "tokenizer_class", path)
+    is_baichuan = _is_baichuan(name, config.get("auto_map"), generation)
+    if _flag(config, "split_special_tokens", path):
+        raise _wrong(path, "split_special_tokens", True, "false: special tokens written in a text become their ids")
+    named, extra = _special_tokens(config, path, needs_type=is_baichuan)
+    without = {name for name in NAMED_TOKENS if name in config and name not in named}
     if "added_tokens_decoder" in config:
         added = _added_tokens_decoder(config["added_tokens_decoder"], path)
     else:
         map_path = directory / "special_tokens_map.json"
-        map_named, map_extra = _special_tokens(read_json(map_path), map_path)
+        special_map = read_json(map_path)
+        if _has_extra(config):  # then transformers reads the newer name only
+            special_map.pop("additional_special_tokens", None)
+        map_named, map_extra = _special_tokens(special_map, map_path, needs_type=is_baichuan)
         named, extra = {**named, **map_named}, tuple(dict.fromkeys((*extra, *map_extra)))
+        nulls = {name for name in NAMED_TOKENS if name in special_map and name not in map_named}
+        named = {name: token for name, token in named.items() if name not in nulls}
+        without = (without | nulls) - named.keys()
         special = {token.content for token in (*named.values(), *extra)}
         added = _added_tokens_file(directory / "added_tokens.json", special)
-    name = _text(config, "tokenizer_class", path)
     by_text = {token.content: token for token in added.values()}
     generation_path = directory / "generation_config.json"
     return TokenizerConfig(
@@ -115,22 +125,36 @@ def read_tokenizer_config(directory: ReadablePath) -> TokenizerConfig:
         added_tokens=dict(sorted(added.items())),
         special_tokens={name: by_text.get(token.content, token) for name, token in named.items()},
         lists_added_tokens="added_tokens_decoder" in config,
-        without_tokens=frozenset(name for name in _NAMED_TOKENS if name in config and name not in named),
+        without_tokens=frozenset(without),
         extra_special_tokens=extra,
         bos_id=_first_id(generation.get("bos_token_id"), "bos_token_id", generation_path),
         eos_ids=_ids(generation.get("eos_token_id"), "eos_token_id", generation_path),
-        is_baichuan=name.startswith("Baichuan") if name else "user_token_id" in generation,
+        is_baichuan=is_baichuan,
     )
 
 
+def _is_baichuan(name: str | None, auto_map: object, generation: Mapping[str, Any]) -> bool:
+    """By the class, which the first Baichuan-7B calls BaiChuanTokenizer; without one, by the ids of the chat format."""
+    if name is None and isinstance(auto_map, dict):
+        classes = auto_map.get("AutoTokenizer")
+        slow = classes[0] if isinstance(classes, list) and classes else classes
+        name = slow.rpartition(".")[2] if isinstance(slow, str) else None
+    return name.lower().startswith("baichuan") if name else "user_token_id" in generation
+
+
 def _special_tokens(
-    config: Mapping[str, Any], path: ReadablePath
+    config: Mapping[str, Any], path: ReadablePath, *, needs_type: bool
 ) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...]]:
-    """Named special tokens and those without a name, of tokenizer_config.json or special_tokens_map.json."""
-    named = {name: _token(config[name], name, path) for name in _NAMED_TOKENS if config.get(name) is not None}
+    """Named special tokens and those without a name, of tokenizer_config.json or special_tokens_map.json.
+
+    Args:
+        needs_type: objects in additional_special_tokens need "__type": without it, transformers' Python tokenizers
+            take the whole object, printed, for the text of the token.
+    """
+    named = {name: _named_token(config[name], name, path) for name in NAMED_TOKENS if config.get(name) is not None}
     for name, value in config.items():  # a token of the model's own, image_token for example
-        if name.endswith("_token") and name not in _NAMED_TOKENS and isinstance(value, (str, dict)):
-            named[name] = _token(value, name, path)
+        if name.endswith("_token") and name not in NAMED_TOKENS and isinstance(value, (str, dict)):
+            named[name] = _named_token(value, name, path)
     extra: list[AddedToken] = []
     for key in ("model_specific_special_tokens", "extra_special_tokens", "additional_special_tokens"):
         value = config.get(key)
@@ -138,10 +162,20 @@ def _special_tokens(
             named |= {str(name): _token(token, f"{key}.{name}", path) for name, token in value.items()}
         elif isinstance(value, list) and key != "model_specific_special_tokens":
             # transformers reads the older name only where the newer one says nothing.
+            if needs_type and key == "additional_special_tokens" and not extra:
+                for token in value:
+                    if isinstance(token, dict) and token.get("__type") != "AddedToken":
+                        raise _wrong(path, key, token, "the token's text: transformers 5 reads no object here")
             extra = extra or [_token(token, key, path) for token in value]
         elif value is not None:
             raise _wrong(path, key, value, "a list of tokens, or an object of named ones")
     return named, tuple(extra)
+
+
+def _has_extra(config: Mapping[str, Any]) -> bool:
+    """Whether tokenizer_config.json lists special tokens without a name, under either key."""
+    is_list = "extra_special_tokens" in config and not isinstance(config["extra_special_tokens"], dict)
+    return is_list or config.get("additional_special_tokens") is not None
 
 
 def _added_tokens_decoder(value: object, path: ReadablePath) -> dict[int, AddedToken]:
@@ -163,6 +197,12 @@ def _added_tokens_file(path: ReadablePath, special: set[str]) -> dict[int, Added
         is_special = text in special
         added[token_id] = AddedToken(content=text, normalized=not is_special, special=is_special)
     return added
+
+
+def _named_token(value: object, name: str, path: ReadablePath) -> AddedToken:
+    """A special token with a name, which may be empty: templates then write nothing, and no text has it."""
+    is_empty = value == "" or (isinstance(value, dict) and value.get("content") == "")
+    return AddedToken(content="", normalized=False, special=True) if is_empty else _token(value, name, path)
 
 
 def _token(value: object, name: str, path: ReadablePath, *, special: bool = True) -> AddedToken:

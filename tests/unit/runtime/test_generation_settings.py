@@ -103,6 +103,20 @@ def test_what_is_not_followed_is_listed() -> None:
     assert [key for key, _, _ in unsupported(settings)] == ["num_beams", "penalty_alpha", "stop_words_ids"]
 
 
+def test_penalties_that_transformers_does_not_know_are_listed_and_not_followed() -> None:
+    settings = {"presence_penalty": 1.5, "frequency_penalty": 0.0}
+    assert sampling_of(settings, FILE).presence_penalty == 0
+    ((key, _, reason),) = unsupported(settings)
+    assert key == "presence_penalty" and reason.startswith("transformers ignores")
+    assert sampling_of(settings, FILE, presence_penalty=0.5).presence_penalty == 0.5
+
+
+def test_an_end_token_of_minus_one_is_none() -> None:
+    sampler = Sampler(SamplingParams(min_new_tokens=3), [1], frozenset([-1]))
+    logits = np.arange(VOCAB, dtype=np.float32)
+    assert sampler.sample(logits) == VOCAB - 1
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -24,7 +24,11 @@ class ByteTokenizer:
         self._tokens = tokens
 
     def token_bytes(self, token_id: int, *, first: bool = False) -> bytes:
-        return self._tokens[token_id]
+        return b"" if self.skipped_text(token_id) else self._tokens[token_id]
+
+    def skipped_text(self, token_id: int) -> str:
+        token = self._tokens[token_id]
+        return token.decode() if token.startswith(b"<|") else ""
 
 
 def push_all(tokens: Sequence[bytes], stop: Sequence[str]) -> tuple[list[str], bool, OutputText]:
@@ -57,6 +61,12 @@ def tokens_of(*texts: str) -> list[bytes]:
         pytest.param(["aaa", "ab"], ["aab"], ["a", "a"], id="a repeated letter"),
         pytest.param(["x\n", "\nUser", ":"], ["\n\n", "User:"], ["x", ""], id="the first of several"),
         pytest.param(["x Us", "er:"], ["\n\n", "User:"], ["x ", ""], id="the second of several"),
+        pytest.param(["a", "<|end|>", "b"], ["<|end|>"], ["a", ""], id="a special token"),
+        pytest.param(["a", "<|end|>", "b"], ["end"], ["a", ""], id="a part of a special token"),
+        pytest.param(["a", "<|end|>", "\n", "b"], ["<|end|>\n"], ["a", "", ""], id="a special token and text"),
+        pytest.param(["a\n", "<|end|>"], ["\n<|end|>"], ["a", ""], id="text and a special token"),
+        pytest.param(["\n", "<|end|>", "b"], ["\n<|end|>\n"], ["", "", "\nb"], id="special tokens are not shown"),
+        pytest.param(["\n", "<|end|>", "<|end|>\n"], ["<|end|>\n"], ["\n", "", ""], id="a special token before it"),
         pytest.param(["a##b#", "#"], ["b#", "##"], ["a"], id="the one that comes first in the text"),
         pytest.param(["ab", "cd"], ["abcd", "b"], ["a"], id="a short one within a long one"),
     ],

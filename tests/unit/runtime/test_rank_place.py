@@ -31,6 +31,11 @@ def test_launchers(environment: dict[str, str]) -> None:
         pytest.param({"PMI_RANK": "1"}, id="rank without size"),
         pytest.param({"OMPI_COMM_WORLD_SIZE": "4"}, id="size without rank"),
         pytest.param({"PMI_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, id="of different launchers"),
+        pytest.param({"PMI_RANK": "", "PMI_SIZE": "4"}, id="emptied"),
+        pytest.param({"PMI_RANK": "one", "PMI_SIZE": "two"}, id="not numbers"),
+        pytest.param({"PMI_RANK": "-1", "PMI_SIZE": "4"}, id="below the first"),
+        pytest.param({"PMI_RANK": "4", "PMI_SIZE": "4"}, id="beyond the last"),
+        pytest.param({"PMI_RANK": "0", "PMI_SIZE": "9" * 5000}, id="endless"),
     ],
 )
 def test_not_a_rank(environment: dict[str, str]) -> None:

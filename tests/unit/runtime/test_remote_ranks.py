@@ -100,9 +100,10 @@ def test_steps(start: Start, log: Path, tmp_path: Path, capfd: pytest.CaptureFix
             assert executor.step(arguments(token)).tolist() == [[token] * 4]
         assert is_running(executor)
     assert not is_running(executor)
+    digest = open_runstream(tmp_path / "fake").manifest.digest
     assert log.read_text() == (
         f"-n 2 {' '.join(python_command(RANK_CODE))} {tmp_path / 'fake'} "
-        "--pages 3 --threads 2 --huge-pages on --verify-hash"
+        f"--manifest {digest} --pages 3 --threads 2 --huge-pages on --verify-hash"
     )
     assert capfd.readouterr().out == "", "standard output belongs to the program"
 

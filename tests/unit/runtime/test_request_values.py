@@ -201,3 +201,32 @@ def test_a_list_is_taken_as_it_is_or_refused(values: list[Any]) -> None:
     else:
         with pytest.raises(UserError, match="at position"):
             token_ids(values)
+
+
+class BytesPath:
+    """A path in bytes, as `os.fspath` allows."""
+
+    def __fspath__(self) -> bytes:
+        return b"runstream"
+
+
+BAD_SETTINGS: dict[str, list[Any]] = {
+    "path": [b"runstream", BytesPath(), "run\0stream", None, 3, []],
+    "num_threads": [0, -1, 1.5, 1.0, "1", True, float("nan"), []],
+    "verify_hash": ["no", "", 1, 0, None],
+    "self_test": ["no", "", 1, 0, None],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD_SETTINGS for value in BAD_SETTINGS[name]])
+def test_what_a_runstream_is_not_opened_with(llm: LLM, name: str, value: Any) -> None:
+    settings: dict[str, Any] = {"path": llm._runstream.path, name: value}
+    with pytest.raises(UserError) as caught:
+        LLM(**settings)
+    assert caught.value.expected
+    assert (name if name != "path" else "path of the runstream") in caught.value.found
+
+
+def test_numpy_settings(llm: LLM) -> None:
+    path = llm._runstream.path
+    LLM(path, num_threads=np.int64(1), kv_cache_tokens=np.int32(16), verify_hash=np.bool_(True))  # type: ignore[arg-type]

@@ -125,6 +125,14 @@ def test_penalties_follow_their_formulas() -> None:
     np.testing.assert_allclose(sampler._adjusted(logits), [1.25, -4.0, 1.0, 0.0, 0.75])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("penalty", "expected"), [(5e-324, 1), (1.7e308, 3)])
+def test_the_most_extreme_penalties_still_choose(temperature: float, penalty: float, expected: int) -> None:
+    params = SamplingParams(repetition_penalty=penalty, temperature=temperature, seed=0)
+    logits = np.array([-1.0, 20.0, -30.0, 19.0, -900.0], np.float32)  # 0, 1 and 2 were there before
+    assert Sampler(params, [0, 1, 2]).sample(logits) == expected
+
+
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = np.array([80.0, 90.0, -90.0], np.float32)
     assert Sampler(SamplingParams(temperature=1e-300, seed=0), []).sample(logits) == 1

@@ -104,6 +104,28 @@ def test_streams_of_threads_and_of_one_thread(path: Path) -> None:
         assert [list(column) for column in zip(*pairs, strict=True)] == expected[:2]
 
 
+def test_a_stream_does_not_outlive_its_context(path: Path) -> None:
+    """Opened anew, the cache holds none of its tokens."""
+    llm = LLM(path)
+    with llm:
+        expected = llm.generate([PROMPTS[1]], PARAMS)
+        begun, fresh = llm.stream([PROMPTS[1]], PARAMS), llm.stream([PROMPTS[1]], PARAMS)
+        next(begun)
+    with llm:
+        for stream in (begun, fresh):
+            with pytest.raises(UserError, match="begun before the LLM was closed"):
+                list(stream)
+        assert llm._allocator.num_free == llm._allocator.num_pages
+        assert llm.generate([PROMPTS[1]], PARAMS) == expected
+
+
+def test_a_relative_path_means_the_same_after_a_change_of_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    llm = LLM(path.name)
+    monkeypatch.chdir("/")
+    assert llm._runstream.path == path
+
+
 def test_a_stream_that_waits_for_its_caller_stops_no_other_thread(path: Path) -> None:
     with LLM(path) as llm:
         stream = llm.stream([PROMPTS[0]], PARAMS)

@@ -73,6 +73,21 @@ def test_a_sentencepiece_model_gets_what_the_config_asks_for(tmp_path: Path, nam
     assert ids[1:-1] == tokenizer.encode("Hello", add_special=False)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"tokenizer_class": "BaichuanTokenizer"},
+        {"tokenizer_class": "BaiChuanTokenizer"},  # the first Baichuan-7B
+        {"tokenizer_class": None, "auto_map": {"AutoTokenizer": ["tokenization_baichuan.BaiChuanTokenizer", None]}},
+    ],
+)
+def test_baichuans_class_adds_a_bos_unless_told_not_to(tmp_path: Path, config: dict[str, object]) -> None:
+    """So does the code of every published Baichuan; their tokenizer_config.json tells it not to."""
+    told = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config={**config, "add_bos_token": False}))
+    untold = load_tokenizer(tiny.write_sentencepiece(tmp_path, tokenizer_config=config))
+    assert untold.encode("Hello") == [1, *told.encode("Hello")]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_tokenizer_json_says_itself_what_goes_around_a_text(tmp_path: Path, wanted: bool) -> None:
     """As in transformers 5."""
@@ -191,7 +206,9 @@ def test_truncation_saved_after_training_is_ignored(tmp_path: Path) -> None:
         ("generation_config.json", b'{"eos_token_id": "two"}', "eos_token_id"),
         ("generation_config.json", b'{"bos_token_id": true}', "bos_token_id"),
         ("generation_config.json", b'{"x": ' + b"9" * 5000 + b"}", "damaged"),
-        ("tokenizer_config.json", b'{"bos_token": "<nowhere>", "tokenizer_class": "BaichuanTokenizer"}', "<nowhere>"),
+        ("tokenizer_config.json", b'{"image_token": "<nowhere>", "tokenizer_class": "BaichuanTokenizer"}', "<nowhere>"),
+        ("tokenizer_config.json", b'{"bos_token": null, "tokenizer_class": "BaichuanTokenizer"}', "bos_token is null"),
+        ("tokenizer_config.json", b'{"split_special_tokens": true}', "split_special_tokens"),
         ("qwen.tiktoken", b"", "AutoTokenizer"),
     ],
 )

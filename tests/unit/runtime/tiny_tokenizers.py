@@ -89,10 +89,12 @@ def metaspace_json() -> str:
 
 
 def write_sentencepiece(directory: Path, **files: Any) -> Path:
-    """A directory with tokenizer.model, Baichuan's unless the config names another class, and JSON files by stem."""
+    """A directory with tokenizer.model, Baichuan's as published unless the config says else, and JSON files by stem."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.model").write_bytes(sentencepiece_model())
-    config = {"tokenizer_class": "BaichuanTokenizer", **files.pop("tokenizer_config", {})}
+    given = files.pop("tokenizer_config", {})
+    published = {"tokenizer_class": "BaichuanTokenizer", "add_bos_token": False, "add_eos_token": False}
+    config = {**({} if "tokenizer_class" in given else published), **given}
     return write_files(directory, tokenizer_config=config, **files)
 
 

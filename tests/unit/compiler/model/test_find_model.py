@@ -154,3 +154,12 @@ def test_a_stored_head_is_the_head(tmp_path: Path) -> None:
         (head,) = (spec for spec in list_parameters(model) if spec.name == "lm_head.weight")
         assert isinstance(head.origin, FromCheckpoint) and head.origin.tensor == tensor
     assert source.with_tensors(()) is source
+
+
+def test_an_adapter_is_refused(tmp_path: Path) -> None:
+    """transformers adds it to the weights beside it where PEFT is installed, so that the folder means two models."""
+    write_config(tmp_path, "llama")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds an adapter") as caught:
+        find_model(tmp_path, SOURCE_CODE, trust_checkpoint_code=False)
+    assert "merge_and_unload" in caught.value.fix

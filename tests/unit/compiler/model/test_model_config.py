@@ -62,7 +62,8 @@ def test_without_grouping_every_head_has_its_own_key(heads: Any) -> None:
 
 
 def test_context_length_of_baichuan() -> None:
-    assert parse(max_position_embeddings=..., model_max_length=4096).max_position_embeddings == 4096
+    config = parse(model_type="baichuan", max_position_embeddings=..., model_max_length=4096)
+    assert config.max_position_embeddings == 4096
 
 
 def test_rotary_base() -> None:
@@ -113,7 +114,17 @@ def test_missing_and_wrong_sizes(key: str) -> None:
 
 
 def test_missing_context_length() -> None:
-    assert "has neither 'max_position_embeddings' nor 'model_max_length'" in message(max_position_embeddings=...)
+    text = message(model_type="baichuan", max_position_embeddings=...)
+    assert "has neither 'max_position_embeddings' nor 'model_max_length'" in text
+
+
+@pytest.mark.parametrize("other", [{}, {"max_sequence_length": 512}, {"model_max_length": 512}])
+def test_a_llama_without_a_context_length_has_that_of_transformers(other: dict[str, Any]) -> None:
+    """Conversions of the first LLaMA leave it out (decapoda-research/llama-7b-hf)."""
+    from transformers import LlamaConfig
+
+    assert parse(max_position_embeddings=..., **other).max_position_embeddings == LlamaConfig().max_position_embeddings
+    assert "has null for 'max_position_embeddings'" in message(max_position_embeddings=None)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from vamc_runtime.errors import UserError
         ("quantization_config", {}, "an unnamed method"),
         ("quantization_config", "awq", '"awq" (a text)'),
         ("compression_config", {"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ("quantization", {"group_size": 64, "bits": 4}, "MLX, 4 bits"),
         ("quantize", "w8a8", '"w8a8" (a text)'),
     ],
 )

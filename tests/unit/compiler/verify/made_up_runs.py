@@ -59,7 +59,7 @@ HEAD = np.random.default_rng(5).standard_normal((WIDTH, VOCAB)).astype(np.float3
 Change = Callable[[Array], Array]
 
 
-@dataclass
+@dataclass(eq=False)
 class MadeUpStage:
     """Computes the plan's model; `changes` break values as they are made. A stage as the comparison takes it."""
 

@@ -303,6 +303,15 @@ def test_a_file_that_became_shorter_is_refused(write_baichuan: Callable[..., Pat
         reference.run(TOKENS)
 
 
+def test_settings_without_influence_do_not_stop_it(tmp_path: Path) -> None:
+    """A padding token beyond the vocabulary, which fine-tuned models declare; and outputs as a tuple."""
+    directory = Path(shutil.copytree(LLAMA, tmp_path / "own"))
+    raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    raw |= {"pad_token_id": raw["vocab_size"], "return_dict": False}
+    (directory / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    np.testing.assert_array_equal(opened(directory).run(TOKENS).logits, opened(LLAMA).run(TOKENS).logits)
+
+
 def test_a_configuration_that_transformers_refuses(tmp_path: Path) -> None:
     directory = Path(shutil.copytree(LLAMA, tmp_path / "llama"))
     write_config(directory, "llama", hidden_act="no such function")

@@ -113,6 +113,22 @@ def test_directory_without_weights(tmp_path: Path) -> None:
     assert f"{tmp_path / 'nowhere'} holds no weights" in message(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("llama-2-7b.Q4_K_M.gguf", "take the checkpoint for transformers"),
+        ("consolidated.00.pth", "convert_llama_weights_to_hf"),
+        ("model-00001-of-00002.safetensors", "download model.safetensors.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "download pytorch_model.bin.index.json"),
+        ("weights.safetensors", "rename it"),
+    ],
+)
+def test_weights_of_other_kinds_are_named(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    found = message(tmp_path)
+    assert f"holds no weights, only {name}" in found and fix in found
+
+
 @pytest.mark.parametrize("single", ["model.safetensors", "pytorch_model.bin"])
 def test_file_missing_from_the_index(tmp_path: Path, single: str) -> None:
     part = {"a": torch.ones(2)}
