@@ -6,16 +6,15 @@ Weights are held in `WEIGHT_DTYPE`; activations and arithmetic are float32.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
 from vamc_compiler.ops import add_rms_norm, all_gather, all_reduce, embedding, linear, rms_norm
-from vamc_compiler.parameters import FromCheckpoint, FromValue, declare
+from vamc_compiler.parameters import FromValue, Origin, declare, from_tensor
 from vamc_compiler.sharding import HeadLayout, Shard, lay_out_heads, shard_evenly, shard_units
+from vamc_compiler.transforms import UNIT_ROWS
 
 WEIGHT_DTYPE = torch.float16
 
@@ -34,7 +33,7 @@ class ParallelLinear(nn.Module):
         if shard is not None:
             shape = (shard.local, in_features) if shard.dim == 0 else (out_features, shard.local)
         self.weight = nn.Parameter(torch.empty(shape, dtype=WEIGHT_DTYPE), requires_grad=False)
-        declare(self, weight=FromCheckpoint("weight", shard))
+        declare(self, weight=from_tensor("weight", shard))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x float32 [n, i] to float32 [n, o]."""
@@ -67,7 +66,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(hidden_size), requires_grad=False)
         self.eps = eps
-        declare(self, weight=FromCheckpoint("weight"))
+        declare(self, weight=from_tensor("weight"))
 
     def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The residual stream x float32 [n, hidden], plus `added` when given, as it is and normalised."""
@@ -83,7 +82,7 @@ class Embedding(nn.Module):
         super().__init__()
         weight = torch.empty(vocab_size, hidden_size, dtype=WEIGHT_DTYPE)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        declare(self, weight=FromCheckpoint("weight"))
+        declare(self, weight=from_tensor("weight"))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Look up input_ids int32 [n]; returns float32 [n, hidden]."""
@@ -101,19 +100,13 @@ class Head(nn.Module):
         weight = torch.empty(self.shard.local, hidden_size, dtype=WEIGHT_DTYPE)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.projection: nn.Module | None = None
-        declare(self, weight=FromCheckpoint("weight", self.shard))
+        declare(self, weight=from_tensor("weight", self.shard))
 
     def tie(self, tensor: str) -> None:
         """Read the weight from another tensor (`tie_word_embeddings`); the name is relative to the model."""
         weight = self.origins["weight"]
-        assert isinstance(weight, FromCheckpoint), "a head's weight comes from the checkpoint"
-        declare(self, weight=replace(weight, tensor=f"/{tensor}"))
-
-    def checkpoint_name(self, path: str) -> str:
-        """Name of the weight in the checkpoint, from the root; `path` is this module's."""
-        weight = self.origins["weight"]
-        assert isinstance(weight, FromCheckpoint), "a head's weight comes from the checkpoint"
-        return weight.tensor if weight.tensor.startswith("/") else f"/{path}.{weight.tensor}"
+        assert isinstance(weight, Origin), "a head's weight comes from the checkpoint"
+        declare(self, weight=weight.renamed(lambda _: f"/{tensor}"))
 
     def take_projection(self, projection: nn.Module) -> None:
         """Compute logits with `projection`, which has the weight from now on."""
@@ -138,7 +131,7 @@ class NormHead(Head):
 
     def __init__(self, hidden_size: int, vocab_size: int, rank: int, rank_num: int) -> None:
         super().__init__(hidden_size, vocab_size, rank, rank_num)
-        declare(self, weight=FromCheckpoint("weight", self.shard, ("normalize_rows",)))
+        declare(self, weight=from_tensor("weight", self.shard, UNIT_ROWS))
 
 
 def add_constant(module: nn.Module, name: str, value: npt.NDArray[np.float32]) -> None:

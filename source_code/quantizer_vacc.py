@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from vamc_compiler.ops import all_reduce_max, quantized_linear_dynamic, quantized_linear_per_channel, row_max
-from vamc_compiler.parameters import FromCheckpoint, declare
+from vamc_compiler.parameters import Origin, declare
+from vamc_compiler.transforms import QUANT, SCALE, AsStored, Int8Rows, UnitRows
 
 from .parallel_layers import Head, ParallelLinear
 
@@ -26,25 +27,24 @@ class QuantizedLinearPerChannel(nn.Module):
 
     Args:
         layer: the layer whose weight it takes over.
-        tensor: the weight's name in the checkpoint, when it is not relative to this module.
+        path: the layer's, where this module does not take its place.
     """
 
     quant_w: torch.Tensor
     scale_w: torch.Tensor
 
-    def __init__(self, layer: ParallelLinear | Head, tensor: str | None = None) -> None:
+    def __init__(self, layer: ParallelLinear | Head, path: str | None = None) -> None:
         super().__init__()
         self.is_row_parallel = isinstance(layer, ParallelLinear) and layer.is_row_parallel
         self.register_buffer("quant_w", torch.empty(layer.weight.shape, dtype=torch.int8))
         self.register_buffer("scale_w", torch.empty(layer.weight.shape[0]))
         weight = layer.origins["weight"]
-        assert isinstance(weight, FromCheckpoint), "a linear layer's weight comes from the checkpoint"
-        weight = replace(weight, tensor=tensor or weight.tensor)
-        declare(
-            self,
-            quant_w=replace(weight, steps=(*weight.steps, "quantize_rows")),
-            scale_w=replace(weight, steps=(*weight.steps, "row_scales")),
-        )
+        assert isinstance(weight, Origin), "a linear layer's weight comes from the checkpoint"
+        assert isinstance(weight.transform, AsStored | UnitRows), "what is quantized twice fits no checkpoint"
+        if path is not None:
+            weight = weight.renamed(lambda name: name if name.startswith("/") else f"/{path}.{name}")
+        quantized = replace(weight, transform=Int8Rows(weight.transform))
+        declare(self, quant_w=replace(quantized, output=QUANT), scale_w=replace(quantized, output=SCALE))
 
     def shared_top(self, x: torch.Tensor) -> torch.Tensor | None:
         """The largest magnitude float32 [n, 1] of each row of which x is this rank's part; None for whole rows."""
@@ -72,6 +72,6 @@ def quantize(model: nn.Module, kind: type[QuantizedLinearPerChannel], *, lm_head
                 setattr(parent, name, kind(layer))
                 count += 1
             elif isinstance(layer, Head) and lm_head:
-                layer.take_projection(kind(layer, layer.checkpoint_name(f"{path}.{name}".removeprefix("."))))
+                layer.take_projection(kind(layer, f"{path}.{name}".removeprefix(".")))
                 count += 1
     return count

@@ -32,7 +32,6 @@ from vamc_compiler.package import (
     write_tokenizer,
 )
 from vamc_compiler.packing import Packing
-from vamc_compiler.parameters import FromCheckpoint
 from vamc_compiler.precision import ModelPrecision, multiplies_in_bfloat16
 from vamc_compiler.publish import check_place, staging
 from vamc_compiler.relax_stage.importer import import_step
@@ -263,9 +262,7 @@ def build_runstream(request: CompileRequest, inputs: BuildInputs, folder: Path, 
 
 
 def _tensor_names(graphs: Sequence[RankGraph]) -> set[str]:
-    return {
-        spec.origin.tensor for graph in graphs for spec in graph.parameters if isinstance(spec.origin, FromCheckpoint)
-    }
+    return {name for graph in graphs for spec in graph.parameters for name in spec.tensors}
 
 
 def _plan_weights(

@@ -9,7 +9,7 @@ from torch import nn
 
 from vamc_compiler.model.config import ModelConfig
 from vamc_compiler.model.registry import ModelSource
-from vamc_compiler.parameters import FromCheckpoint, Origin, ParameterDType, ParameterSpec
+from vamc_compiler.parameters import FromValue, Origin, ParameterDType, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.torch_internals import FakeTensorMode
 
@@ -47,13 +47,11 @@ def _store_as(dtype: torch.dtype, model: nn.Module) -> None:
                 setattr(module, name, nn.Parameter(torch.empty(weight.shape, dtype=dtype), requires_grad=False))
 
 
-def _absolute(path: str, origin: Origin) -> Origin:
-    """An origin with its tensor named as in the checkpoint rather than relative to the module."""
-    if not isinstance(origin, FromCheckpoint):
+def _absolute(path: str, origin: Origin | FromValue) -> Origin | FromValue:
+    """An origin with its tensors named as in the checkpoint rather than relative to the module."""
+    if not isinstance(origin, Origin):
         return origin
-    root = origin.tensor.startswith("/")
-    name = origin.tensor[1:] if root else f"{path}.{origin.tensor}".removeprefix(".")
-    return FromCheckpoint(name, origin.shard, origin.steps)
+    return origin.renamed(lambda name: name[1:] if name.startswith("/") else f"{path}.{name}".removeprefix("."))
 
 
 def list_parameters(model: nn.Module) -> list[ParameterSpec]:
@@ -62,7 +60,7 @@ def list_parameters(model: nn.Module) -> list[ParameterSpec]:
     for path, module in model.named_modules():
         own: dict[str, Any] = dict(module.named_parameters(recurse=False))
         own |= dict(module.named_buffers(recurse=False))
-        origins: dict[str, Origin] = getattr(module, "origins", {})
+        origins: dict[str, Origin | FromValue] = getattr(module, "origins", {})
         for name, tensor in own.items():
             full_name = f"{path}.{name}".removeprefix(".")
             assert name in origins, (

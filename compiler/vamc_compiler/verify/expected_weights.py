@@ -1,14 +1,15 @@
 """What a rank's parameter must hold, computed from the checkpoint a second time.
 
-Nothing here comes from weights/shards.py, which computes the same for the files: a mistake there is to be found. The
-rules are those of parameters.py: NormHead's rows have unit length; int8 weights have one scale per full row, max|row| /
-127, 1 for a row of zeros; both before the rank's columns are taken. Rows that a shard leaves empty are zeros.
+Nothing here comes from weights/shards.py and weights/transforms.py, which compute the same for the files: a mistake
+there is to be found. What a transform does is said in `vamc_compiler.transforms`; it sees full rows, before the rank's
+columns are taken. Rows that a shard leaves empty are made of rows of zeros.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -16,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.parameters import FromValue, Origin, ParameterSpec
 from vamc_compiler.sharding import Piece
+from vamc_compiler.transforms import AS_STORED, FLOAT_TYPES, SCALE, WEIGHT, AsStored, Int8Rows, Transform, UnitRows
+from vamc_compiler.verify.source_rows import SourceRows, find_source
 from vamc_compiler.verify.stored_weights import BITS, as_floats, matrix_shape
 from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
 from vamc_compiler.weights.stored_tensor import StoredTensor
-from vamc_runtime.errors import UserError
 
 WEIGHT_ULPS, SCALE_ULPS = 1, 2
 """Units in the last place by which a normalised row may differ, and a scale of one: a norm depends on the order in
@@ -98,66 +100,46 @@ class GivenRows:
 
 @dataclass(frozen=True)
 class CheckpointRows:
-    """A rank's part of a tensor of the checkpoint, processed."""
+    """A rank's part of what a transform makes of tensors of the checkpoint."""
 
-    source: StoredTensor
-    origin: FromCheckpoint
+    sources: tuple[SourceRows, ...]
+    origin: Origin
     dtype: str
     split_first: bool = False
-    """Take the rank's columns before the steps: what it would be if that common mistake were made."""
+    """Take the rank's columns before the transform: what it would be if that common mistake were made."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """See `ExpectedRows`."""
-        return len(self._row_places), 1 if self._is_scale else len(self._column_places)
+        return len(self._row_places), 1 if self.origin.is_per_row else len(self._column_places)
 
     @property
     def columns_read(self) -> int:
         """See `ExpectedRows`."""
-        return matrix_shape(self.source.shape)[1]
+        return max(source.num_columns for source in self.sources)
 
     def block(self, begin: int, end: int) -> ExpectedBlock:
         """See `ExpectedRows`."""
-        bits = self._read(self._row_places[begin:end])
-        if not self.origin.steps and self.source.dtype == self.dtype:
-            return ExpectedBlock(self._take(bits))
+        bits = [source.read(self._row_places[begin:end]) for source in self.sources]
+        if self.origin.transform == AS_STORED and self.sources[0].dtype == self.dtype:
+            return ExpectedBlock(self._take(bits[0]))
         with np.errstate(all="ignore"):  # a value that the type cannot hold differs from any that is stored
-            return self._process(as_floats(bits, self.source.dtype))
-
-    def _process(self, rows: npt.NDArray[np.float32]) -> ExpectedBlock:
-        """Full rows to what is stored."""
-        steps = self.origin.steps
-        if self.split_first:
-            rows = self._take(rows)
-        normalised = "normalize_rows" in steps
-        if normalised:
-            wide = rows.astype(np.float64)
-            lengths = np.sqrt(np.sum(wide * wide, axis=1, keepdims=True))
-            rows = (wide / np.maximum(lengths, 1e-12)).astype(np.float32)
-        scales = _scales(rows) if {"quantize_rows", "row_scales"} & set(steps) else None
-        if self._is_scale:
-            assert scales is not None, "row_scales are what is stored"
-            return ExpectedBlock(_round(scales, self.dtype), SCALE_ULPS if normalised else 0)
-        rows = rows if self.split_first else self._take(rows)
-        if scales is None:
-            return ExpectedBlock(_round(rows, self.dtype), WEIGHT_ULPS if normalised else 0)
-        quotients = rows / scales
-        whole = np.rint(quotients)
-        if scales.min() < SMALLEST_EXACT_SCALE:
-            np.clip(whole, -127, 127, out=whole)
-        return ExpectedBlock(whole.astype(np.int8), quotients=quotients if normalised else None)
-
-    @property
-    def _is_scale(self) -> bool:
-        return self.origin.steps[-1:] == ("row_scales",)
+            rows = [_numbers(part, source.dtype) for part, source in zip(bits, self.sources, strict=True)]
+            if self.split_first:
+                rows = [self._take(part) for part in rows]
+            values = expect(self.origin.transform, rows, self.origin.output)
+            if not (self.split_first or self.origin.is_per_row):
+                quotients = None if values.quotients is None else self._take(values.quotients)
+                values = replace(values, numbers=self._take(values.numbers), quotients=quotients)
+            return ExpectedBlock(_round(values.numbers, self.dtype), values.ulps, values.quotients)
 
     @cached_property
     def _row_places(self) -> npt.NDArray[np.int64]:
-        return self._places(0, matrix_shape(self.source.shape)[0])
+        return self._places(0, self.sources[0].num_rows)
 
     @cached_property
     def _column_places(self) -> npt.NDArray[np.int64]:
-        return self._places(1, matrix_shape(self.source.shape)[1])
+        return self._places(1, num_columns(self.origin.transform, self.sources))
 
     def _places(self, dim: int, size: int) -> npt.NDArray[np.int64]:
         """For each of the rank's indices along `dim` the index in the full tensor, -1 where it is padding."""
@@ -179,28 +161,59 @@ class CheckpointRows:
         part[:, places < 0] = 0
         return part
 
-    def _read(self, places: npt.NDArray[np.int64]) -> Array:
-        """Full rows of the tensor as bits, zeros for padding; neighbours are read together."""
-        columns = self.columns_read
-        dtype = BITS[self.source.dtype]
-        rows = np.zeros((len(places), columns), dtype)
-        (true,) = np.nonzero(places >= 0)
-        if not len(true):
-            return rows
-        breaks = (np.diff(true) != 1) | (np.diff(places[true]) != 1)
-        try:
-            with self.source.path.open("rb") as file:
-                for run in np.split(true, np.nonzero(breaks)[0] + 1):
-                    file.seek(self.source.offset + int(places[run[0]]) * columns * dtype.itemsize)
-                    raw = np.frombuffer(file.read(len(run) * columns * dtype.itemsize), dtype)
-                    rows[run[0] : run[-1] + 1] = raw.reshape(len(run), columns)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.origin.tensor} in {self.source.path} cannot be read: {error}",
-                expected="the checkpoint that the runstream was compiled from, unchanged",
-                fix="check that the file is whole and can be read",
-            ) from error
-        return rows
+
+@dataclass(frozen=True)
+class Values:
+    """What a transform must make of full rows."""
+
+    numbers: Array
+    """float32 or whole numbers, [rows, columns]."""
+    ulps: int = 0
+    """See `ExpectedBlock`."""
+    quotients: npt.NDArray[np.float32] | None = None
+    """See `ExpectedBlock`."""
+
+
+@functools.singledispatch
+def expect(transform: Transform, sources: Sequence[Array], output: str) -> Values:
+    """One output of a transform, computed from full rows [rows, columns] of its sources."""
+    raise NotImplementedError(f"verify/expected_weights.py does not know {type(transform).__name__}")
+
+
+@expect.register
+def _(transform: AsStored, sources: Sequence[Array], output: str) -> Values:
+    return Values(sources[0])
+
+
+@expect.register
+def _(transform: UnitRows, sources: Sequence[Array], output: str) -> Values:
+    wide = sources[0].astype(np.float64)
+    lengths = np.sqrt(np.sum(wide * wide, axis=1, keepdims=True))
+    return Values((wide / np.maximum(lengths, 1e-12)).astype(np.float32), WEIGHT_ULPS)
+
+
+@expect.register
+def _(transform: Int8Rows, sources: Sequence[Array], output: str) -> Values:
+    rows = expect(transform.of, sources, WEIGHT)
+    scales = _scales(rows.numbers)
+    if output == SCALE:
+        return Values(scales, SCALE_ULPS if rows.ulps else 0)
+    quotients = np.asarray(rows.numbers / scales, np.float32)
+    whole = np.rint(quotients)
+    if scales.min() < SMALLEST_EXACT_SCALE:
+        np.clip(whole, -127, 127, out=whole)
+    return Values(whole.astype(np.int8), quotients=quotients if rows.ulps else None)
+
+
+@functools.singledispatch
+def num_columns(transform: Transform, sources: Sequence[SourceRows]) -> int:
+    """Columns of what a transform makes, beside what is per row: those of its first source unless it says otherwise."""
+    return sources[0].num_columns
+
+
+def _numbers(bits: Array, dtype: str) -> Array:
+    """Bits as the numbers they stand for: float32, or whole numbers as they are."""
+    return as_floats(bits, dtype) if dtype in FLOAT_TYPES else bits
 
 
 def row_blocks(rows: ExpectedRows) -> Iterator[tuple[int, int]]:
@@ -215,7 +228,8 @@ def expected_rows(spec: ParameterSpec, tensors: Mapping[str, StoredTensor]) -> E
     """What a parameter must hold; `tensors` are the checkpoint's."""
     if isinstance(spec.origin, FromValue):
         return GivenRows(spec.origin, spec.dtype)
-    return CheckpointRows(tensors[spec.origin.tensor], spec.origin, spec.dtype)
+    sources = tuple(find_source(source, tensors) for source in spec.origin.sources)
+    return CheckpointRows(sources, spec.origin, spec.dtype)
 
 
 def _scales(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -226,7 +240,7 @@ def _scales(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _round(rows: npt.NDArray[np.float32], dtype: str) -> Array:
-    """The bits of the nearest numbers of a float type, ties to even."""
+    """The bits of the nearest numbers of a type, ties to even; whole numbers are those of int8 already."""
     if dtype == "float16":  # torch has the CPU do it, numpy computes it bit by bit
         return np.asarray(torch.from_numpy(np.ascontiguousarray(rows)).half().numpy().view(BITS[dtype]))
     if dtype != "bfloat16":

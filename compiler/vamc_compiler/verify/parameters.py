@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import FromValue, ParameterSpec
 from vamc_compiler.verify.run import Array
 from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.shards import read_parameter
@@ -35,10 +35,10 @@ class RankParameters:
         if name in self._kept:
             return self._kept[name]
         spec = self.specs[name]
-        if isinstance(spec.origin, FromCheckpoint):
-            value = read_parameter(self._checkpoint.tensors[spec.origin.tensor], spec.origin, spec)
-        else:
+        if isinstance(spec.origin, FromValue):
             value = np.asarray(spec.origin.value, spec.dtype).reshape(spec.shape)
+        else:
+            value = read_parameter(spec, self._checkpoint.tensors)
         if value.nbytes <= self._free_bytes:
             self._free_bytes -= value.nbytes
             self._kept[name] = value

@@ -12,7 +12,7 @@ from tvm import relax
 
 from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
-from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
+from vamc_compiler.parameters import ParameterDType, ParameterSpec, from_tensor
 from vamc_compiler.relax_stage.importer import STEP_FUNCTION, import_step
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import resolve_targets
@@ -72,7 +72,7 @@ def _weights_as_inputs(
     specs = []
     for tensor in weights:
         result.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        origin = FromCheckpoint(tensor.name)
+        origin = from_tensor(tensor.name)
         specs.append(ParameterSpec(tensor.name, tuple(tensor.dims), _DTYPES[tensor.data_type], origin))
     return result, specs
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from vamc_compiler.model.json_file import read_json
+from vamc_compiler.transforms import FLOAT_TYPES
 from vamc_compiler.verify.offload import CachedWeights, offload
 from vamc_compiler.verify.reference_baichuan import BaichuanReference
 from vamc_compiler.verify.reference_code import Original, build_original, own_code_failed, silence
@@ -216,8 +217,8 @@ def _find_tensors(original: Original, checkpoint: Checkpoint, *, tied: Mapping[s
             problems.append(f"{source} is missing")
         elif tensor.shape != tuple(parameter.shape):
             problems.append(f"{source} has shape {list(tensor.shape)}, not {list(parameter.shape)}")
-        elif tensor.dtype not in ITEM_BYTES:
-            problems.append(f"{source} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}")
+        elif tensor.dtype not in FLOAT_TYPES:
+            problems.append(f"{source} has type {tensor.dtype}, not {', '.join(FLOAT_TYPES)}")
         else:
             stored[name] = tensor
     if problems:
@@ -244,7 +245,7 @@ def _fill_buffers(model: nn.Module, checkpoint: Checkpoint) -> None:
     persistent = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         tensor = None if name not in persistent else checkpoint.tensors.get(name)
-        if tensor is not None and tensor.dtype in ITEM_BYTES and tensor.shape == tuple(buffer.shape):
+        if tensor is not None and tensor.dtype in FLOAT_TYPES and tensor.shape == tuple(buffer.shape):
             buffer.copy_(_read_float32(tensor))
 
 

@@ -16,7 +16,7 @@ from vamc_compiler.model.registry import ModelSource, find_model
 from vamc_compiler.model.source_code import find_source_code
 from vamc_compiler.onnx_stage.external_weights import external_data_to_inputs
 from vamc_compiler.package import onnx_folder
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters, list_ranks
@@ -179,9 +179,7 @@ def check_digest(runstream: Path, manifest: Manifest, checkpoint: Checkpoint, gr
     Raises:
         UserError: the checkpoint's content is not what was compiled.
     """
-    names = {
-        spec.origin.tensor for graph in graphs for spec in graph.parameters if isinstance(spec.origin, FromCheckpoint)
-    }
+    names = {name for graph in graphs for spec in graph.parameters for name in spec.tensors}
     found = digest_checkpoint(checkpoint, names)
     if found != manifest.checkpoint.digest:
         raise UserError(

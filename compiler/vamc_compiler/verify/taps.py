@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from vamc_compiler.ops import DOMAIN, OPS
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import Origin, ParameterSpec
 from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.verify.instrument import WeightReader
 
@@ -100,7 +100,7 @@ def module_path(parameter: str) -> str:
 
 
 def _shard(spec: ParameterSpec) -> Shard | None:
-    shard = spec.origin.shard if isinstance(spec.origin, FromCheckpoint) else None
+    shard = spec.origin.shard if isinstance(spec.origin, Origin) else None
     return shard if shard is not None and shard.is_part else None
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vamc_compiler.parameters import FromCheckpoint, FromValue, Origin, ParameterSpec
+from vamc_compiler.parameters import FromValue, Origin, ParameterSpec
+from vamc_compiler.transforms import AS_STORED, UNIT_ROWS, Int8Rows
 from vamc_compiler.verify.expected_weights import CheckpointRows, ExpectedRows, expected_rows, row_blocks
 from vamc_compiler.verify.stored_weights import Misfit, RankWeights, StoredParameter
 from vamc_compiler.verify.unpacking import PANEL_OUTPUTS, Array
@@ -43,7 +44,7 @@ def explain(
 ) -> str:
     """The first explanation that fits; where none does, which panels differ, empty for what has no panels."""
     if difference.kind in NUMBERS:
-        for hint, other in (*_other_ranks(files, rank, spec), *_other_steps(expected)):
+        for hint, other in (*_other_ranks(files, rank, spec), *_other_transforms(expected)):
             if _holds(stored, other):
                 return hint
         for other_rank in _twins(files, rank, spec, stored):
@@ -63,28 +64,29 @@ def _differing_ranks(files: WeightFiles, rank: int, spec: ParameterSpec) -> Iter
             yield other_rank, other
 
 
-def _same_origin(one: Origin, other: Origin) -> bool:
+def _same_origin(one: Origin | FromValue, other: Origin | FromValue) -> bool:
     if isinstance(one, FromValue) or isinstance(other, FromValue):
         return isinstance(one, FromValue) and isinstance(other, FromValue) and np.array_equal(one.value, other.value)
     return one == other
 
 
 def _other_ranks(files: WeightFiles, rank: int, spec: ParameterSpec) -> Iterator[tuple[str, ExpectedRows]]:
-    what = "part" if isinstance(spec.origin, FromCheckpoint) else "values"
+    what = "part" if isinstance(spec.origin, Origin) else "values"
     for other_rank, other in _differing_ranks(files, rank, spec):
         yield f"rank {other_rank}'s {what}", expected_rows(other, files.tensors)
 
 
-def _other_steps(expected: ExpectedRows) -> Iterator[tuple[str, ExpectedRows]]:
+def _other_transforms(expected: ExpectedRows) -> Iterator[tuple[str, ExpectedRows]]:
     """Mistakes in what is done to rows before they are stored."""
-    if not isinstance(expected, CheckpointRows) or not expected.origin.steps:
+    if not isinstance(expected, CheckpointRows) or expected.origin.transform == AS_STORED:
         return
-    origin = expected.origin
-    if "normalize_rows" in origin.steps:
-        steps = tuple(step for step in origin.steps if step != "normalize_rows")
-        yield "rows that are not normalised", replace(expected, origin=replace(origin, steps=steps))
+    origin, transform = expected.origin, expected.origin.transform
+    if transform == UNIT_ROWS:
+        yield "rows that are not normalised", replace(expected, origin=replace(origin, transform=AS_STORED))
+    if transform == Int8Rows(UNIT_ROWS):
+        yield "rows that are not normalised", replace(expected, origin=replace(origin, transform=Int8Rows()))
     if origin.shard is not None and origin.shard.dim == 1 and origin.shard.is_part:
-        done = "normalised" if origin.steps == ("normalize_rows",) else "scaled"
+        done = "normalised" if transform == UNIT_ROWS else "scaled"
         yield f"{done} by the rank's columns instead of the full rows", replace(expected, split_first=True)
 
 

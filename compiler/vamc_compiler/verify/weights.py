@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.parameters import FromValue, Origin, ParameterSpec
 from vamc_compiler.verify.expected_weights import ExpectedRows, expected_rows, row_blocks
 from vamc_compiler.verify.published_weights import Misread, find_misread
 from vamc_compiler.verify.stored_weights import Misfit, RankWeights, StoredParameter, matrix_shape
@@ -118,7 +118,7 @@ def check_weights(
             done += num_elements
             on_progress(done, total)
 
-    names = {_tensor_name(spec) for specs in ranks for spec in specs} - {""}
+    names = {name for specs in ranks for spec in specs for name in spec.tensors}
     problems = [_misread_problem(misread) for misread in find_misread(checkpoint, names)]
     problems += _find_gaps(ranks)
     # numpy and torch let other threads run while they compute; a thread holds a few blocks of one parameter.
@@ -137,7 +137,7 @@ def _num_elements(spec: ParameterSpec) -> int:
 
 
 def _tensor_name(spec: ParameterSpec) -> str:
-    return spec.origin.tensor if isinstance(spec.origin, FromCheckpoint) else ""
+    return ", ".join(spec.tensors)
 
 
 def _check_parameter(
@@ -203,7 +203,7 @@ def _kind(spec: ParameterSpec) -> str:
     """What a wrong number of the parameter is called."""
     if isinstance(spec.origin, FromValue):
         return "constant"
-    return "scales" if spec.origin.steps[-1:] == ("row_scales",) else "values"
+    return "scales" if spec.origin.is_per_row else "values"
 
 
 def _compare(
@@ -226,7 +226,7 @@ def _find_gaps(ranks: Sequence[Sequence[ParameterSpec]]) -> Iterator[WeightProbl
         for spec in specs:
             by_name.setdefault(spec.name, []).append(spec)
     for specs in by_name.values():
-        shards = [spec.origin.shard for spec in specs if isinstance(spec.origin, FromCheckpoint)]
+        shards = [spec.origin.shard for spec in specs if isinstance(spec.origin, Origin)]
         parts = [shard for shard in shards if shard is not None and shard.is_part]
         if not parts or len(parts) < len(ranks) or (_kind(specs[0]) == "scales" and parts[0].dim != 0):
             continue  # some rank holds it whole, or it has a number for every row

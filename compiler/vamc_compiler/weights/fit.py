@@ -9,14 +9,15 @@ transformers only warns: it belongs to another model than the one that config.js
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vamc_compiler.model.registry import EMBEDDING_TENSOR, HEAD_TENSOR, ModelSource
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import Origin, ParameterSpec, Source
+from vamc_compiler.transforms import Shape
 from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.meaningless import why_meaningless
-from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor
+from vamc_compiler.weights.stored_tensor import StoredTensor
 from vamc_compiler.weights.weight_files import list_some
 from vamc_runtime.errors import UserError
 
@@ -65,7 +66,7 @@ def fit_checkpoint(source: ModelSource, checkpoint: Checkpoint, list_ranks: Call
 
 
 def _tensor_names(ranks: Iterable[Iterable[ParameterSpec]]) -> set[str]:
-    return {spec.origin.tensor for rank in ranks for spec in rank if isinstance(spec.origin, FromCheckpoint)}
+    return {name for rank in ranks for spec in rank for name in spec.tensors}
 
 
 def with_model_names(checkpoint: Checkpoint, needed: Collection[str]) -> Checkpoint:
@@ -125,21 +126,42 @@ def _hint(name: str, source: ModelSource) -> str:
 def _misfits(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -> Iterator[str]:
     """What is wrong with the tensors that the parameters come from."""
     for spec in parameters:
-        if not isinstance(spec.origin, FromCheckpoint):
+        if not isinstance(spec.origin, Origin):
             continue
-        tensor = checkpoint.tensors.get(spec.origin.tensor)
-        is_scale = spec.origin.steps[-1:] == ("row_scales",)
-        if tensor is None:
-            yield f"{spec.origin.tensor} is missing"
+        missing = [name for name in spec.tensors if name not in checkpoint.tensors]
+        yield from (f"{name} is missing" for name in missing)
+        if missing:
             continue
-        if tensor.dtype not in ITEM_BYTES:
-            yield f"{spec.origin.tensor} has type {tensor.dtype}, not {', '.join(ITEM_BYTES)}"
-        shard = spec.origin.shard
-        if is_scale:
-            continue  # one value per row: the shape is checked with the quantized weight
-        expected = spec.shape if shard is None else shard.full_shape(spec.shape)
-        if tensor.shape != expected:
-            yield f"{spec.origin.tensor} has shape {list(tensor.shape)}, not {list(expected)}"
+        transform = spec.origin.transform
+        shapes = transform.source_shapes(spec.origin.output, spec.full_shape)
+        for source, types, shape in zip(spec.origin.sources, transform.source_types, shapes, strict=True):
+            for tensor in dict.fromkeys(rows.tensor for rows in source):
+                if checkpoint.tensors[tensor].dtype not in types:
+                    yield f"{tensor} has type {checkpoint.tensors[tensor].dtype}, not {', '.join(types)}"
+            if shape is not None:
+                yield from _misshapen(source, shape, checkpoint.tensors)
+
+
+def _misshapen(source: Source, shape: Shape, tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
+    """What is wrong with the shapes of the tensors of a source that must have `shape`."""
+    if len(source) == 1 and source[0].is_whole:
+        name = source[0].tensor
+        if tensors[name].shape != shape:
+            yield f"{name} has shape {list(tensors[name].shape)}, not {list(shape)}"
+        return
+    total, rest = 0, shape[1:]
+    for rows in source:
+        full = tensors[rows.tensor].shape
+        number = 1 if rows.index is None else rows.index + 1
+        matrix = full if rows.index is None else full[1:]
+        needed = rows.first_row + (1 if rows.num_rows is None else rows.num_rows)
+        if matrix[1:] != rest or not matrix or matrix[0] < needed or (rows.index is not None and full[0] < number):
+            stack = [] if rows.index is None else [f">= {number}"]
+            yield f"{rows.tensor} has shape {list(full)}, not [{', '.join([*stack, f'>= {needed}', *map(str, rest)])}]"
+            return
+        total += matrix[0] - rows.first_row if rows.num_rows is None else rows.num_rows
+    if total != shape[0]:
+        yield f"{list_some([rows.tensor for rows in source])} have {total} rows for {shape[0]}"
 
 
 def check_tensors(checkpoint: Checkpoint, parameters: Iterable[ParameterSpec]) -> None:

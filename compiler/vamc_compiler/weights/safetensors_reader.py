@@ -18,7 +18,7 @@ from vamc_compiler.show import one_line
 from vamc_compiler.weights.stored_tensor import ITEM_BYTES, StoredTensor, damaged
 from vamc_runtime.git_lfs import refuse_lfs_pointer
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "I8": "int8", "U8": "uint8"}
 _MAX_HEADER_BYTES = 100 << 20
 """The library's own limit."""
 

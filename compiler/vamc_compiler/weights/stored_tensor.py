@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vamc_runtime.errors import UserError
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""The types that a model can be compiled from, with the bytes of one number."""
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int8": 1, "uint8": 1}
+"""The types that weights can be made of, with the bytes of one number; whole numbers hold packed ones."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StoredTensor:
     """First byte, from the start of the file."""
     shape: tuple[int, ...]
     dtype: str
-    """float32, float16 or bfloat16; other types by the name that their container has for them."""
+    """One of `ITEM_BYTES`; other types by the name that their container has for them."""
 
     @property
     def num_bytes(self) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vamc_compiler.packing import Packing
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec
+from vamc_compiler.parameters import FromValue, ParameterSpec
 from vamc_compiler.weights.checkpoint import Checkpoint
 from vamc_compiler.weights.safetensors_file import FilePlan, create_file, plan_file
-from vamc_compiler.weights.shards import Destination, TensorTask, write_tensor
+from vamc_compiler.weights.shards import PlacedParameter, TransformTask, plan_tasks, write_tensors
 from vamc_compiler.workers import run_tasks
 
 SMALL_JOB_ELEMENTS = 64 << 20
@@ -42,26 +42,14 @@ def plan_rank_file(
     return RankFile(path, plan_file(stored, metadata), tuple(parameters), packings)
 
 
-def _tasks(files: Iterable[RankFile], checkpoint: Checkpoint) -> list[TensorTask]:
-    """Every tensor to write, largest first so that no process ends with a long one alone."""
-    tasks = [
-        TensorTask(
-            spec.name,
-            checkpoint.tensors[spec.origin.tensor],
-            spec.origin,
-            Destination(
-                file.path,
-                file.plan.entries[spec.name].offset,
-                spec.shape,
-                spec.dtype,
-                file.packings.get(spec.name),
-            ),
-        )
+def _tasks(files: Iterable[RankFile], checkpoint: Checkpoint) -> list[TransformTask]:
+    """Everything to write, largest first so that no process ends with a long task alone."""
+    placed = (
+        PlacedParameter(spec, file.path, file.plan.entries[spec.name].offset, file.packings.get(spec.name))
         for file in files
         for spec in file.parameters
-        if isinstance(spec.origin, FromCheckpoint)
-    ]
-    return sorted(tasks, key=lambda task: -task.num_elements)
+    )
+    return sorted(plan_tasks(placed, checkpoint.tensors), key=lambda task: -task.num_elements)
 
 
 def _write_values(file: RankFile) -> None:
@@ -105,7 +93,7 @@ def write_rank_files(
         done += num_elements
         on_progress(done, total)
 
-    run_tasks(write_tensor, tasks, num_workers if total > SMALL_JOB_ELEMENTS else 1, advance)
+    run_tasks(write_tensors, tasks, num_workers if total > SMALL_JOB_ELEMENTS else 1, advance)
     for file in files:
         descriptor = os.open(file.path, os.O_RDONLY)
         os.fsync(descriptor)

@@ -17,7 +17,7 @@ from tvm import relax
 from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.ops import DOMAIN, ONNX_OPSET_VERSION, silu_mul
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import ParameterSpec, from_tensor
 from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_consumers
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import host_target
@@ -26,8 +26,8 @@ Array = npt.NDArray[Any]
 OPS = ["QuantizedLinearPerChannel", "QuantizedLinearDynamic"]
 INPUTS, OUTPUTS = 77, 33
 SPECS = [
-    ParameterSpec("weight", (OUTPUTS, INPUTS), "int8", FromCheckpoint("weight")),
-    ParameterSpec("scale", (OUTPUTS,), "float32", FromCheckpoint("scale")),
+    ParameterSpec("weight", (OUTPUTS, INPUTS), "int8", from_tensor("weight")),
+    ParameterSpec("scale", (OUTPUTS,), "float32", from_tensor("scale")),
 ]
 
 

@@ -15,7 +15,7 @@ from tiny_models import CONFIGS, FAMILIES, FIRST_BAICHUAN, tiny_source
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec, declare
+from vamc_compiler.parameters import Origin, ParameterSpec, declare
 from vamc_compiler.precision import ModelPrecision, WeightType
 from vamc_compiler.sharding import Shard
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
@@ -74,11 +74,11 @@ def test_the_ranks_cover_every_tensor_exactly_once(tmp_path: Path, family: str, 
     shapes = expected_shapes(family)
     assert [spec.name for spec in ranks[0]] == [spec.name for spec in ranks[-1]]
     assert [spec.shape for spec in ranks[0]] == [spec.shape for spec in ranks[-1]], "one library serves all"
-    held: dict[str, list[tuple[ParameterSpec, FromCheckpoint]]] = defaultdict(list)
+    held: dict[str, list[tuple[ParameterSpec, Origin]]] = defaultdict(list)
     for parameters in ranks:
         for spec in parameters:
-            if isinstance(spec.origin, FromCheckpoint):
-                held[spec.origin.tensor].append((spec, spec.origin))
+            if isinstance(spec.origin, Origin):
+                held[only_tensor(spec.origin)].append((spec, spec.origin))
     assert set(held) == set(shapes)
     for tensor, parts in held.items():
         shape = shapes[tensor]
@@ -110,7 +110,7 @@ def test_packed_projections_hold_the_same_heads_of_q_k_and_v(tmp_path: Path, fam
     for parameters in rank_parameters(tmp_path, family, num_ranks):
         (origin,) = (s.origin for s in parameters if s.name == "model.layers.0.self_attn.W_pack.weight")
         (output,) = (s.origin for s in parameters if s.name == "model.layers.0.self_attn.o_proj.weight")
-        assert isinstance(origin, FromCheckpoint) and isinstance(output, FromCheckpoint)
+        assert isinstance(origin, Origin) and isinstance(output, Origin)
         assert origin.shard is not None and output.shard is not None
         thirds = count(origin.shard, 72, 0).reshape(3, 24)
         for third in thirds:
@@ -118,19 +118,19 @@ def test_packed_projections_hold_the_same_heads_of_q_k_and_v(tmp_path: Path, fam
         assert origin.shard.local == 3 * output.shard.local
 
 
-@pytest.mark.parametrize(("first", "steps"), [(False, ("normalize_rows",)), (True, ())])
+@pytest.mark.parametrize(("first", "transform"), [(False, UNIT_ROWS), (True, AS_STORED)])
 @pytest.mark.parametrize("family", ["baichuan 7B", "baichuan 13B"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_head_of_each_baichuan(
-    tmp_path: Path, family: str, first: bool, steps: tuple[str, ...], tied: bool
+    tmp_path: Path, family: str, first: bool, transform: Transform, tied: bool
 ) -> None:
     """Baichuan2's rows are normalised, also when the head shares the embedding; Baichuan 1's are not."""
     changes: dict[str, Any] = {"tie_word_embeddings": tied, **(FIRST_BAICHUAN if first else {})}
     for parameters in rank_parameters(tmp_path, family, 2, **changes):
         (head,) = (spec.origin for spec in parameters if spec.name == "lm_head.weight")
-        assert isinstance(head, FromCheckpoint)
-        assert head.steps == steps
-        assert head.tensor == ("model.embed_tokens.weight" if tied else "lm_head.weight")
+        assert isinstance(head, Origin)
+        assert head.transform == transform
+        assert only_tensor(head) == ("model.embed_tokens.weight" if tied else "lm_head.weight")
         assert head.shard is not None and head.shard.local == CONFIGS[family]["vocab_size"] // 2
 
 
@@ -138,8 +138,8 @@ def test_a_tied_head_reads_the_embedding(tmp_path: Path) -> None:
     for parameters in rank_parameters(tmp_path, "llama", 3, tie_word_embeddings=True):
         origins = {spec.name: spec.origin for spec in parameters}
         head, embedding = origins["lm_head.weight"], origins["model.embed_tokens.weight"]
-        assert isinstance(head, FromCheckpoint) and isinstance(embedding, FromCheckpoint)
-        assert head.tensor == embedding.tensor == "model.embed_tokens.weight"
+        assert isinstance(head, Origin) and isinstance(embedding, Origin)
+        assert only_tensor(head) == only_tensor(embedding) == "model.embed_tokens.weight"
         assert head.shard is not None and head.shard.local == math.ceil(50 / 3)
         assert embedding.shard is None
 
@@ -162,14 +162,14 @@ def test_int8_swaps_the_layers_linears_and_nothing_else(
             if not is_linear:
                 assert found.pop(spec.name).dtype == spec.dtype
                 continue
-            assert isinstance(spec.origin, FromCheckpoint)
+            assert isinstance(spec.origin, Origin)
             weight = found.pop(spec.name.replace("weight", "quant_w"))
             scale = found.pop(spec.name.replace("weight", "scale_w"))
             assert (weight.dtype, weight.shape) == ("int8", spec.shape)
             assert (scale.dtype, scale.shape) == ("float32", spec.shape[:1])
-            tensor, shard = spec.origin.tensor, spec.origin.shard
-            assert weight.origin == FromCheckpoint(tensor, shard, ("quantize_rows",))
-            assert scale.origin == FromCheckpoint(tensor, shard, ("row_scales",))
+            quantized_origin = replace(spec.origin, transform=Int8Rows())
+            assert weight.origin == replace(quantized_origin, output=QUANT)
+            assert scale.origin == replace(quantized_origin, output=SCALE)
         assert not found
 
 
@@ -183,18 +183,18 @@ def test_int8_takes_the_head_in_when_asked(tmp_path: Path, family: str, tied: bo
     quantized = rank_parameters(tmp_path / "b", family, 2, precision, **changes)
     for before, after in zip(without, quantized, strict=True):
         (head,) = (spec for spec in before if spec.name == "lm_head.weight")
-        assert isinstance(head.origin, FromCheckpoint)
-        assert head.origin.tensor == ("model.embed_tokens.weight" if tied else "lm_head.weight")
-        shard, steps = head.origin.shard, head.origin.steps
-        assert steps == (() if family == "llama" else ("normalize_rows",))
+        assert isinstance(head.origin, Origin)
+        assert only_tensor(head.origin) == ("model.embed_tokens.weight" if tied else "lm_head.weight")
+        transform = AS_STORED if family == "llama" else UNIT_ROWS
+        assert head.origin.transform == transform
         names = {spec.name for spec in before}
         new = {spec.name: spec for spec in after if spec.name not in names}
         weight, scale = (new.pop(f"lm_head.projection.{name}") for name in ("quant_w", "scale_w"))
         assert not new and names - {spec.name for spec in after} == {"lm_head.weight"}
         assert (weight.dtype, weight.shape) == ("int8", head.shape)
         assert (scale.dtype, scale.shape) == ("float32", head.shape[:1])
-        assert weight.origin == FromCheckpoint(head.origin.tensor, shard, (*steps, "quantize_rows"))
-        assert scale.origin == FromCheckpoint(head.origin.tensor, shard, (*steps, "row_scales"))
+        assert weight.origin == replace(head.origin, transform=Int8Rows(transform), output=QUANT)
+        assert scale.origin == replace(head.origin, transform=Int8Rows(transform), output=SCALE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -221,7 +221,7 @@ def test_names_are_relative_to_the_module_or_to_the_root() -> None:
             self.inner = nn.Module()
             for name, origin in (("near", "sibling"), ("far", "/other.weight")):
                 self.inner.register_buffer(name, torch.zeros(1))
-                declare(self.inner, **{name: FromCheckpoint(origin)})
+                declare(self.inner, **{name: from_tensor(origin)})
 
     origins = [spec.origin for spec in list_parameters(Outer())]
-    assert origins == [FromCheckpoint("inner.sibling"), FromCheckpoint("other.weight")]
+    assert origins == [from_tensor("inner.sibling"), from_tensor("other.weight")]

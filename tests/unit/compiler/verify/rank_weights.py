@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_source
 
 from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import Origin, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace import rank_module
 from vamc_compiler.verify.weights import WeightProblem, WeightsCheck, check_weights
@@ -37,22 +37,18 @@ def list_ranks(directory: Path, family: str, num_ranks: int, precision: ModelPre
     return rank_module.list_ranks(tiny_source(directory, family, **changes), num_ranks, precision)
 
 
-def full_shape(spec: ParameterSpec, origin: FromCheckpoint, columns: int) -> tuple[int, ...]:
-    shape = (*spec.shape, columns) if origin.steps[-1:] == ("row_scales",) else spec.shape
-    return shape if origin.shard is None else origin.shard.full_shape(shape)
-
-
 def save_checkpoint(directory: Path, ranks: Ranks, dtype: torch.dtype) -> Checkpoint:
     """Random tensors of all magnitudes for everything that the ranks read."""
     generator = torch.Generator().manual_seed(1)
     state: dict[str, torch.Tensor] = {}
     for spec in ranks[0]:
-        if isinstance(spec.origin, FromCheckpoint) and spec.origin.steps[-1:] != ("row_scales",):
-            values = torch.randn(full_shape(spec, spec.origin, 0), generator=generator)
+        if isinstance(spec.origin, Origin) and not spec.origin.is_per_row:
+            values = torch.randn(spec.full_shape, generator=generator)
             values *= torch.exp2(torch.randint(-6, 3, values.shape[:1], generator=generator)).reshape(
                 -1, *[1] * (values.ndim - 1)
             )
-            state[spec.origin.tensor] = values.to(dtype)
+            (tensor,) = spec.tensors
+            state[tensor] = values.to(dtype)
     save_file(state, directory / "model.safetensors")
     return open_checkpoint(directory)
 

@@ -11,7 +11,7 @@ import torch
 from rank_weights import PRECISIONS, Build, make_build, num_elements, write_files
 from tiny_models import FAMILIES
 
-from vamc_compiler.parameters import FromCheckpoint
+from vamc_compiler.parameters import Origin
 from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.verify import expected_weights
 from vamc_compiler.verify.weights import ALL_RANKS, NOWHERE
@@ -252,7 +252,7 @@ def test_a_part_that_no_rank_holds(tmp_path: Path) -> None:
 def test_a_rule_that_does_not_give_the_shape(tmp_path: Path) -> None:
     build = make_build(tmp_path, "llama", 1)
     head = next(spec for spec in build.ranks[0] if spec.name == "lm_head.weight")
-    assert isinstance(head.origin, FromCheckpoint)
+    assert isinstance(head.origin, Origin)
     short = replace(head, origin=replace(head.origin, shard=Shard(0, 50, (Piece(0, 49),))))
     build.ranks = [[short if spec.name == head.name else spec for spec in build.ranks[0]]]
     shape, coverage = sorted(build.check().problems, key=lambda p: p.kind, reverse=True)

@@ -19,7 +19,7 @@ from tiny_models import SOURCE_CODE, tiny_source
 from vamc_compiler.config import BuildConfig, load_config
 from vamc_compiler.graph import PAGE_TOKENS, RankGraph, make_rank_graph
 from vamc_compiler.model.registry import ModelSource, find_model
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import Origin, ParameterSpec
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.stages import SilentReporter, Stages
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
@@ -56,14 +56,15 @@ def write_weights(directory: Path, source: ModelSource) -> Checkpoint:
     generator = torch.Generator().manual_seed(3)
     state = {}
     for spec in specs:
-        if not isinstance(spec.origin, FromCheckpoint):
+        if not isinstance(spec.origin, Origin):
             continue
         values = torch.randn(spec.shape, generator=generator)
         if len(spec.shape) == 1:
             values = 1 + 0.3 * values
         elif "embed" not in spec.name:
             values *= (2.5 if any(part in spec.name for part in ("q_proj", "k_proj")) else 1.5) / spec.shape[1] ** 0.5
-        state[spec.origin.tensor] = values.to(torch.bfloat16)
+        (tensor,) = spec.tensors
+        state[tensor] = values.to(torch.bfloat16)
     save_file(state, directory / "model.safetensors")
     return open_checkpoint(directory)
 

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 
 from vamc_compiler import workers
 from vamc_compiler.packing import PANELS, QUADS, Packing
-from vamc_compiler.parameters import FromCheckpoint, FromValue, ParameterSpec, RowStep
-from vamc_compiler.sharding import shard_evenly
+from vamc_compiler.parameters import FromValue, Origin, ParameterSpec, TensorRows, from_tensor
+from vamc_compiler.sharding import Shard, shard_evenly
+from vamc_compiler.transforms import QUANT, SCALE, UNIT_ROWS, Int8Rows
 from vamc_compiler.weights import writer
 from vamc_compiler.weights.checkpoint import Checkpoint, open_checkpoint
 from vamc_compiler.weights.fit import check_tensors
@@ -52,15 +53,19 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return open_checkpoint(directory)
 
 
+def int8(tensor: str, output: str, shard: Shard | None = None) -> Origin:
+    return Origin(((TensorRows(tensor),),), shard, Int8Rows(), output)
+
+
 def parameters(rank: int) -> list[ParameterSpec]:
     rows, columns = shard_evenly(0, 21, rank, NUM_RANKS), shard_evenly(1, 5, rank, NUM_RANKS)
     return [
-        ParameterSpec("norm.weight", (5,), "float32", FromCheckpoint("norm.weight")),
-        ParameterSpec("linear.weight", (37, 5), "float16", FromCheckpoint("linear.weight")),
-        ParameterSpec("linear.quant_w", (37, 3), "int8", FromCheckpoint("linear.weight", columns, ("quantize_rows",))),
-        ParameterSpec("linear.scale_w", (37,), "float32", FromCheckpoint("linear.weight", columns, ("row_scales",))),
+        ParameterSpec("norm.weight", (5,), "float32", from_tensor("norm.weight")),
+        ParameterSpec("linear.weight", (37, 5), "float16", from_tensor("linear.weight")),
+        ParameterSpec("linear.quant_w", (37, 3), "int8", int8("linear.weight", QUANT, columns)),
+        ParameterSpec("linear.scale_w", (37,), "float32", int8("linear.weight", SCALE, columns)),
         ParameterSpec("slopes", (3,), "float32", FromValue(SLOPES * (rank + 1))),
-        ParameterSpec("head.weight", (11, 5), "float16", FromCheckpoint("head.weight", rows, ("normalize_rows",))),
+        ParameterSpec("head.weight", (11, 5), "float16", from_tensor("head.weight", rows, UNIT_ROWS)),
     ]
 
 
@@ -224,10 +229,10 @@ def test_a_fitting_checkpoint_passes(checkpoint: Checkpoint) -> None:
         check_tensors(checkpoint, parameters(rank))
 
 
-@pytest.mark.parametrize("steps", [("quantize_rows",), ("row_scales",)], ids="+".join)
-def test_a_quantized_layer_without_a_shard_rule_passes(checkpoint: Checkpoint, steps: tuple[RowStep, ...]) -> None:
-    shape = (37, 5) if steps == ("quantize_rows",) else (37,)
-    check_tensors(checkpoint, [ParameterSpec("x", shape, "int8", FromCheckpoint("linear.weight", None, steps))])
+@pytest.mark.parametrize("output", [QUANT, SCALE])
+def test_a_quantized_layer_without_a_shard_rule_passes(checkpoint: Checkpoint, output: str) -> None:
+    shape = (37, 5) if output == QUANT else (37,)
+    check_tensors(checkpoint, [ParameterSpec("x", shape, "int8", int8("linear.weight", output))])
 
 
 def test_all_problems_are_listed_once(checkpoint: Checkpoint) -> None:
@@ -250,6 +255,6 @@ def test_the_shape_is_compared_with_the_full_one(checkpoint: Checkpoint, rank: i
 
 
 def test_long_lists_are_cut(checkpoint: Checkpoint) -> None:
-    specs = [ParameterSpec(f"p{i}", (1,), "float16", FromCheckpoint(f"t{i}")) for i in range(11)]
+    specs = [ParameterSpec(f"p{i}", (1,), "float16", from_tensor(f"t{i}")) for i in range(11)]
     found = problems(checkpoint, specs)
     assert found.count("is missing") == 8 and "... and 3 more" in found

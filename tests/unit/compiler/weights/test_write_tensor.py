@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +15,33 @@ import pytest
 import torch
 
 from vamc_compiler.packing import PAIRS, PANELS, QUADS, Packing
-from vamc_compiler.parameters import FromCheckpoint, ParameterDType, RowStep
+from vamc_compiler.parameters import Origin, ParameterDType, ParameterSpec, from_tensor
 from vamc_compiler.sharding import Shard, lay_out_heads, shard_evenly, shard_units
+from vamc_compiler.transforms import QUANT, SCALE, UNIT_ROWS, Int8Rows
 from vamc_compiler.weights import shards as shards_module
-from vamc_compiler.weights.shards import (
-    Destination,
-    TensorTask,
-    normalize_rows,
-    quantize_rows,
-    row_scales,
-    write_tensor,
-)
+from vamc_compiler.weights.shards import PlacedParameter, plan_tasks, write_tensors
 from vamc_compiler.weights.stored_tensor import StoredTensor
+from vamc_compiler.weights.transforms import normalize_rows, quantize_rows, row_scales
 from vamc_runtime.errors import UserError
 
 ROWS, COLUMNS = 42, 14  # 3 * 7 heads of 2, and 7 heads of 2: nothing is a multiple of anything useful
 BEFORE, AFTER = 24, 40
 """Bytes around the destination that must stay as they are."""
-QUANTIZED: tuple[tuple[RowStep, ...], ...] = (("quantize_rows",), ("normalize_rows", "quantize_rows"))
-STEPS: tuple[tuple[RowStep, ...], ...] = (
-    (),
-    ("normalize_rows",),
-    *QUANTIZED,
-    ("row_scales",),
-    ("normalize_rows", "row_scales"),
+STORED = from_tensor("t")
+UNIT = from_tensor("t", transform=UNIT_ROWS)
+INT8, INT8_SCALE, UNIT_INT8, UNIT_INT8_SCALE = (
+    Origin(STORED.sources, None, transform, output)
+    for transform in (Int8Rows(), Int8Rows(UNIT_ROWS))
+    for output in (QUANT, SCALE)
 )
+ORIGINS = {
+    "as stored": STORED,
+    "unit rows": UNIT,
+    "int8": INT8,
+    "scales of int8": INT8_SCALE,
+    "int8 of unit rows": UNIT_INT8,
+    "scales of unit rows": UNIT_INT8_SCALE,
+}
 
 
 def packed_heads(rank: int, num_ranks: int) -> Shard:
@@ -79,22 +82,22 @@ def write(
     folder: Path,
     source: StoredTensor,
     shard: Shard | None,
-    steps: tuple[RowStep, ...],
+    origin: Origin,
     dtype: ParameterDType,
     packing: Packing | None = None,
 ) -> npt.NDArray[np.generic]:
     """Run the task and read its result; the bytes around it must be untouched."""
-    is_scale = steps[-1:] == ("row_scales",)
     shape = source.shape if shard is None else shard.local_shape(source.shape)
-    if is_scale:
+    if origin.is_per_row:
         shape = shape[:1]
     stored_shape = shape if packing is None else packing.packed_shape(shape)
     stored_type = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     num_bytes = int(np.prod(stored_shape)) * stored_type.itemsize
     path = folder / "rank.bin"
     path.write_bytes(b"\xee" * (BEFORE + num_bytes + AFTER))
-    task = TensorTask("x", source, FromCheckpoint("t", shard, steps), Destination(path, BEFORE, shape, dtype, packing))
-    assert write_tensor(task) == task.num_elements == int(np.prod(shape))
+    spec = ParameterSpec("x", shape, dtype, replace(origin, shard=shard))
+    (task,) = plan_tasks([PlacedParameter(spec, path, BEFORE, packing)], {"t": source})
+    assert write_tensors(task) == task.num_elements == int(np.prod(shape))
     content = path.read_bytes()
     assert len(content) == BEFORE + num_bytes + AFTER
     assert content[:BEFORE] == b"\xee" * BEFORE
@@ -119,17 +122,17 @@ def torch_scales(values: torch.Tensor) -> torch.Tensor:
     return torch.where(largest > 0, largest / 127, torch.ones_like(largest))
 
 
-def reference(values: torch.Tensor, shard: Shard | None, steps: tuple[RowStep, ...]) -> torch.Tensor:
+def reference(values: torch.Tensor, shard: Shard | None, origin: Origin) -> torch.Tensor:
     """What a rank stores, before packing: float64 or int8. Everything per row happens on the full rows."""
     rows = values.float()
-    if "normalize_rows" in steps:
+    if origin in (UNIT, UNIT_INT8, UNIT_INT8_SCALE):
         rows = torch.nn.functional.normalize(rows.double(), dim=1).float()
     scales = torch_scales(rows)
-    if steps[-1:] == ("row_scales",):
+    if origin.is_per_row:
         # A padded row's scale is that of a row of zeros; a split of the columns changes no scale.
         padded = part_of(scales, shard) if shard is not None and shard.dim == 0 else scales
         return torch.where(padded > 0, padded, torch.ones_like(padded)).double()
-    if steps[-1:] == ("quantize_rows",):
+    if origin in (INT8, UNIT_INT8):
         return part_of((rows / scales[:, None]).round().clamp(-127, 127).to(torch.int8), shard)
     return part_of(rows, shard).double()
 
@@ -145,28 +148,28 @@ def random_tensor(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * COLUMNS * 16, 4 * COLUMNS * 20, 32 << 20])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("steps", STEPS, ids="+".join)
-def test_every_rule_and_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: tuple[RowStep, ...], dtype: str, block_bytes: int
+@pytest.mark.parametrize("origin", ORIGINS.values(), ids=ORIGINS)
+def test_every_rule_and_transform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: Origin, dtype: str, block_bytes: int
 ) -> None:
     monkeypatch.setattr(shards_module, "BLOCK_BYTES", block_bytes)
     values = random_tensor(ROWS, COLUMNS)
     source = store(tmp_path / "source.bin", values, dtype)
     exact = values.to(getattr(torch, dtype))
     targets: tuple[ParameterDType, ...] = ("float16", "bfloat16", "float32")
-    if steps in QUANTIZED:
+    if origin in (INT8, UNIT_INT8):
         targets = ("int8",)
-    elif steps[-1:] == ("row_scales",):
+    elif origin.is_per_row:
         targets = ("float32",)
     for name, shard in SHARDS.items():
         for target in targets:
-            expected = reference(exact, shard, steps).numpy()
-            stored = write(tmp_path, source, shard, steps, target)
+            expected = reference(exact, shard, origin).numpy()
+            stored = write(tmp_path, source, shard, origin, target)
             found: npt.NDArray[Any] = from_bfloat16(stored) if target == "bfloat16" else stored
-            if not steps and target == "bfloat16":
+            if origin == STORED and target == "bfloat16":
                 rounded = part_of(exact, shard).to(torch.bfloat16).float().numpy()
                 np.testing.assert_array_equal(found, rounded, err_msg=name)
-            elif not steps or steps in (("quantize_rows",), ("row_scales",)):
+            elif origin in (STORED, INT8, INT8_SCALE):
                 np.testing.assert_array_equal(found, expected.astype(target), err_msg=name)
             elif target == "int8":  # normalising in another order may move a value across a tie
                 assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1, name
@@ -175,8 +178,8 @@ def test_every_rule_and_step(
                 precision = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-22}[target]
                 np.testing.assert_allclose(found, expected, rtol=precision, atol=1e-7, err_msg=name)
             packing = PACKINGS.get(target)
-            if packing is not None and steps[-1:] != ("row_scales",):
-                packed = write(tmp_path, source, shard, steps, target, packing)
+            if packing is not None and not origin.is_per_row:
+                packed = write(tmp_path, source, shard, origin, target, packing)
                 np.testing.assert_array_equal(packed, packing.pack(stored), err_msg=name)
 
 
@@ -186,7 +189,7 @@ def test_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: Shard |
     monkeypatch.setattr(shards_module, "BLOCK_BYTES", block_bytes)
     values = random_tensor(30)
     source = store(tmp_path / "source.bin", values, "float32")
-    found = write(tmp_path, source, shard, (), "float32")
+    found = write(tmp_path, source, shard, STORED, "float32")
     np.testing.assert_array_equal(found, part_of(values, shard).numpy())
 
 
@@ -195,13 +198,13 @@ def test_the_scale_is_that_of_the_full_row(tmp_path: Path, dim: int) -> None:
     """Over the ranks, scales and quantized values are those of tp 1."""
     values = random_tensor(ROWS, COLUMNS)
     source = store(tmp_path / "source.bin", values, "float32")
-    scales = write(tmp_path, source, None, ("row_scales",), "float32")
-    whole = write(tmp_path, source, None, ("quantize_rows",), "int8")
+    scales = write(tmp_path, source, None, INT8_SCALE, "float32")
+    whole = write(tmp_path, source, None, INT8, "int8")
     for rank in range(2):
         shard = shard_evenly(dim, values.shape[dim], rank, 2)
-        mine = write(tmp_path, source, shard, ("row_scales",), "float32")
+        mine = write(tmp_path, source, shard, INT8_SCALE, "float32")
         np.testing.assert_array_equal(mine, np.split(scales, 2)[rank] if dim == 0 else scales)
-        quantized = write(tmp_path, source, shard, ("quantize_rows",), "int8")
+        quantized = write(tmp_path, source, shard, INT8, "int8")
         np.testing.assert_array_equal(quantized, np.split(whole, 2, dim)[rank])
 
 
@@ -209,7 +212,7 @@ def test_normalising_sees_the_full_row_before_a_split_of_the_hidden_dimension(tm
     values = random_tensor(ROWS, COLUMNS)
     source = store(tmp_path / "source.bin", values, "float32")
     parts = [
-        write(tmp_path, source, shard_evenly(1, COLUMNS, rank, 2), ("normalize_rows",), "float32") for rank in range(2)
+        write(tmp_path, source, shard_evenly(1, COLUMNS, rank, 2), UNIT, "float32") for rank in range(2)
     ]
     norms = np.linalg.norm(np.concatenate(parts, 1).astype(np.float64), axis=1)
     np.testing.assert_allclose(np.delete(norms, 5), 1, rtol=1e-6)
@@ -219,8 +222,8 @@ def test_normalising_sees_the_full_row_before_a_split_of_the_hidden_dimension(tm
 
 def test_rows_of_zeros_have_scale_one(tmp_path: Path) -> None:
     source = store(tmp_path / "source.bin", torch.zeros(3, 4), "float16")
-    np.testing.assert_array_equal(write(tmp_path, source, None, ("row_scales",), "float32"), np.ones(3))
-    np.testing.assert_array_equal(write(tmp_path, source, None, ("quantize_rows",), "int8"), np.zeros((3, 4)))
+    np.testing.assert_array_equal(write(tmp_path, source, None, INT8_SCALE, "float32"), np.ones(3))
+    np.testing.assert_array_equal(write(tmp_path, source, None, INT8, "int8"), np.zeros((3, 4)))
 
 
 def test_ties_go_to_the_even_number() -> None:
@@ -257,42 +260,42 @@ def test_normalising_equals_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "steps", "dtype"),
+    ("value", "origin", "dtype"),
     [
-        (65520.0, (), "float16"),
-        (-1e30, (), "float16"),
-        (float("inf"), (), "float32"),
-        (3.4e38, (), "bfloat16"),
-        (float("-inf"), (), "bfloat16"),
-        (float("nan"), (), "bfloat16"),
-        (float("nan"), ("normalize_rows",), "bfloat16"),
-        (float("nan"), (), "float16"),
-        (float("nan"), (), "float32"),
-        (float("nan"), ("normalize_rows",), "float16"),
-        (float("inf"), ("normalize_rows",), "float16"),
-        (float("nan"), ("quantize_rows",), "int8"),
-        (float("inf"), ("quantize_rows",), "int8"),
-        (float("nan"), ("row_scales",), "float32"),
-        (float("inf"), ("row_scales",), "float32"),
-        (float("nan"), ("normalize_rows", "quantize_rows"), "int8"),
+        (65520.0, STORED, "float16"),
+        (-1e30, STORED, "float16"),
+        (float("inf"), STORED, "float32"),
+        (3.4e38, STORED, "bfloat16"),
+        (float("-inf"), STORED, "bfloat16"),
+        (float("nan"), STORED, "bfloat16"),
+        (float("nan"), UNIT, "bfloat16"),
+        (float("nan"), STORED, "float16"),
+        (float("nan"), STORED, "float32"),
+        (float("nan"), UNIT, "float16"),
+        (float("inf"), UNIT, "float16"),
+        (float("nan"), INT8, "int8"),
+        (float("inf"), INT8, "int8"),
+        (float("nan"), INT8_SCALE, "float32"),
+        (float("inf"), INT8_SCALE, "float32"),
+        (float("nan"), UNIT_INT8, "int8"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_values_that_cannot_be_stored_are_refused(
-    tmp_path: Path, value: float, steps: tuple[RowStep, ...], dtype: ParameterDType
+    tmp_path: Path, value: float, origin: Origin, dtype: ParameterDType
 ) -> None:
     values = random_tensor(ROWS, COLUMNS)
     values[40, 3] = value
     source = store(tmp_path / "source.bin", values, "float32")
     with pytest.raises(UserError, match=r"tensor t in .*source\.bin has values that") as caught:
-        write(tmp_path, source, None, steps, dtype)
+        write(tmp_path, source, None, origin, dtype)
     assert f"that {dtype} cannot hold" in caught.value.found
     assert "finite values" in caught.value.expected
 
 
 def test_the_largest_half_is_stored(tmp_path: Path) -> None:
     source = store(tmp_path / "source.bin", torch.tensor([[65504.0, 65519.0, 2**-24, 2**-26]]), "float32")
-    found = write(tmp_path, source, None, (), "float16")
+    found = write(tmp_path, source, None, STORED, "float16")
     assert found.tolist() == [[65504.0, 65504.0, 2**-24, 0.0]]
 
 
@@ -300,8 +303,8 @@ def test_bfloat16_is_rounded_as_torch_does(tmp_path: Path) -> None:
     """Ties go to the even number, the smallest numbers stay, and 70000, which no half can hold, is stored."""
     ties = 1 + torch.arange(64) * 2.0**-9
     values = torch.cat((ties, -ties, torch.tensor([0.0, -0.0, 7e4, 3.38e38, 1e-38, 1e-40, 9.2e-41, -1e-45])))
-    source = store(tmp_path / "source.bin", values[None].contiguous(), "float32")
-    found = write(tmp_path, source, None, (), "bfloat16")
+    source = store(tmp_path / "source.bin", values[None].contiguousSTORED, "float32")
+    found = write(tmp_path, source, None, STORED, "bfloat16")
     expected = values[None].to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(found, expected)
 
@@ -311,14 +314,14 @@ def test_no_nan_becomes_a_number(tmp_path: Path) -> None:
     for pattern in (0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF80FFFF):
         nan = torch.from_numpy(np.full((1, 2), pattern, np.uint32).view(np.float32))
         with pytest.raises(UserError, match="that bfloat16 cannot hold"):
-            write(tmp_path, store(tmp_path / "source.bin", nan, "float32"), None, (), "bfloat16")
+            write(tmp_path, store(tmp_path / "source.bin", nan, "float32"), None, STORED, "bfloat16")
 
 
 def test_a_checkpoint_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> None:
     source = store(tmp_path / "source.bin", random_tensor(ROWS, COLUMNS), "float32")
     os.truncate(source.path, source.path.stat().st_size - 6)
     with pytest.raises(UserError, match=r"source\.bin became shorter while it was read"):
-        write(tmp_path, source, None, (), "float16")
+        write(tmp_path, source, None, STORED, "float16")
 
 
 def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +336,7 @@ def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "pread", pread)
     source = store(tmp_path / "source.bin", random_tensor(ROWS, COLUMNS), "float32")
-    write(tmp_path, source, SHARDS["dim 1"], ("quantize_rows",), "int8")
+    write(tmp_path, source, SHARDS["dim 1"], INT8, "int8")
     assert largest == 4 * COLUMNS * 4
 
 
