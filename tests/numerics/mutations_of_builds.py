@@ -225,7 +225,9 @@ WEIGHTS = (
         name="NormHead written without normalisation",
         case=ALIBI,
         during="weights",
-        edits=(Edit("vamc_compiler.weights.shards:_process", "rows = normalize_rows(rows)", "pass"),),
+        edits=(
+            Edit("vamc_compiler.weights.transforms:normalize_rows", "rows / np.maximum(norms, 1e-12)[:, None]", "rows"),
+        ),
         found=(
             Found(
                 stage="weights, 2 ranks",
@@ -242,11 +244,17 @@ WEIGHTS = (
         during="weights",
         edits=(
             Edit(
-                "vamc_compiler.weights.shards:_process",
-                "scales = row_scales(rows)",
-                "rows, columns = _take_columns(rows, columns), (Piece(0, sum(piece.length for piece in columns)),)\n"
-                "            scales = row_scales(rows)",
+                "vamc_compiler.weights.shards:plan_tasks",
+                "key = (origin.sources,",
+                "key = (parameter.path, origin.sources,",
             ),
+            Edit(
+                "vamc_compiler.weights.shards:_stored_blocks",
+                "[reader.read(source, pieces) for source in task.sources]",
+                "[_take_columns(reader.read(source, pieces), columns) for source in task.sources for columns in [next("
+                "(form.columns for form in forms if form.columns), (Piece(0, source[0].num_columns),))]]",
+            ),
+            Edit("vamc_compiler.weights.shards:_store", "_take_columns(values, form.columns)", "values"),
         ),
         found=(
             Found(

@@ -77,7 +77,7 @@ MODELING = (
         name="NormHead not normalised",
         case=ALIBI_4,
         during="modeling",
-        edits=(Edit("source_code/parallel_layers.py", 'self.shard, ("normalize_rows",))', "self.shard, ())"),),
+        edits=(Edit("source_code/parallel_layers.py", "self.shard, UNIT_ROWS)", "self.shard)"),),
         found=(Found(stage=FLOAT32_STAGE, block="head", op="Linear lm_head"),),
     ),
     Mutation(
@@ -86,7 +86,7 @@ MODELING = (
         during="modeling",
         edits=(
             Edit(
-                "vamc_compiler.weights.shards:normalize_rows",
+                "vamc_compiler.weights.transforms:normalize_rows",
                 '"ij,ij->i", rows, rows',
                 '"ij,ij->i", *[rows[:, : rows.shape[1] // 2]] * 2',
             ),

@@ -24,7 +24,7 @@ from vamc_compiler.sharding import Piece, Shard
 from vamc_compiler.transforms import Transform
 from vamc_compiler.weights.stored_rows import RowReader, StoredRows, find_rows
 from vamc_compiler.weights.stored_tensor import StoredTensor
-from vamc_compiler.weights.transforms import Rows, apply
+from vamc_compiler.weights.transforms import Rows, carry_out
 from vamc_runtime.errors import UserError
 
 BLOCK_BYTES = 2 << 20
@@ -206,7 +206,7 @@ def _stored_blocks(task: TransformTask) -> Iterator[list[npt.NDArray[Any]]]:
     with RowReader() as reader:
         for begin in range(0, num_rows, block):
             pieces = _cut(task.rows, begin, min(begin + block, num_rows))
-            outputs = apply(task.transform, [reader.read(source, pieces) for source in task.sources], wanted)
+            outputs = carry_out(task.transform, [reader.read(source, pieces) for source in task.sources], wanted)
             for name in outputs.keys() - wanted:  # what the others were made with
                 _check_finite(outputs[name], forms[0].dtype, task)
             made: dict[StoredForm, npt.NDArray[Any]] = {}

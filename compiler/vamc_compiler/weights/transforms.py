@@ -20,7 +20,7 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 @functools.singledispatch
-def apply(transform: Transform, sources: Sequence[npt.NDArray[Any]], wanted: Collection[str]) -> Outputs:
+def carry_out(transform: Transform, sources: Sequence[npt.NDArray[Any]], wanted: Collection[str]) -> Outputs:
     """Carry out a transform on some rows.
 
     Args:
@@ -31,19 +31,19 @@ def apply(transform: Transform, sources: Sequence[npt.NDArray[Any]], wanted: Col
     raise NotImplementedError(f"weights/transforms.py does not know {type(transform).__name__}")
 
 
-@apply.register
+@carry_out.register
 def _(transform: AsStored, sources: Sequence[Rows], wanted: Collection[str]) -> Outputs:
     return {WEIGHT: sources[0]}
 
 
-@apply.register
+@carry_out.register
 def _(transform: UnitRows, sources: Sequence[Rows], wanted: Collection[str]) -> Outputs:
     return {WEIGHT: normalize_rows(sources[0])}
 
 
-@apply.register
+@carry_out.register
 def _(transform: Int8Rows, sources: Sequence[Rows], wanted: Collection[str]) -> Outputs:
-    rows = apply(transform.of, sources, (WEIGHT,))[WEIGHT]
+    rows = carry_out(transform.of, sources, (WEIGHT,))[WEIGHT]
     scales = row_scales(rows)
     outputs: dict[str, npt.NDArray[Any]] = {SCALE: scales}
     if QUANT in wanted and np.isfinite(scales).all():  # what is not finite is refused, with its name, by its scale

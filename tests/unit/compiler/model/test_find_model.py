@@ -12,7 +12,6 @@ from tiny_models import CONFIGS, SOURCE_CODE, tiny_source, write_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vamc_compiler.model.registry import find_model
-from vamc_compiler.parameters import FromCheckpoint
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import build_rank, list_parameters
 from vamc_runtime.errors import UserError

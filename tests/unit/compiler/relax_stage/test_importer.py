@@ -20,7 +20,7 @@ from vamc_compiler.kernels.instruction_set import InstructionSet
 from vamc_compiler.kernels.table import KernelTable
 from vamc_compiler.ops import DOMAIN
 from vamc_compiler.packing import PAIRS, PANELS, QUADS
-from vamc_compiler.parameters import FromCheckpoint, ParameterDType, ParameterSpec
+from vamc_compiler.parameters import FromValue, ParameterDType, ParameterSpec, from_tensor
 from vamc_compiler.relax_stage.importer import ImportedStep, import_step, plan_consumers, plan_packings
 from vamc_compiler.relax_stage.pipeline import build, run_passes
 from vamc_compiler.relax_stage.targets import host_target
@@ -39,7 +39,7 @@ def step(two_layers: RankGraph) -> ImportedStep:
 
 
 def spec(name: str, *shape: int, dtype: ParameterDType = "float16") -> ParameterSpec:
-    return ParameterSpec(name, shape, dtype, FromCheckpoint(name))
+    return ParameterSpec(name, shape, dtype, from_tensor(name))
 
 
 def test_only_weights_that_a_kernel_reads_are_packed() -> None:
@@ -205,7 +205,7 @@ def test_the_compiled_step_equals_onnxruntime(two_layers: RankGraph, step: Impor
     }
     weights: dict[str, Array] = {
         parameter.name: parameter.origin.value
-        if not isinstance(parameter.origin, FromCheckpoint)
+        if isinstance(parameter.origin, FromValue)
         else (rng.standard_normal(parameter.shape) * 0.3).astype(parameter.dtype)
         for parameter in two_layers.parameters
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from rank_weights import make_build, write_files
 from safetensors.numpy import save_file
 from tiny_models import FIRST_BAICHUAN
 
-from vamc_compiler.parameters import FromCheckpoint, ParameterSpec
+from vamc_compiler.parameters import Origin, ParameterSpec, TensorRows, from_tensor
 from vamc_compiler.sharding import Piece, shard_evenly
+from vamc_compiler.transforms import AS_STORED, QUANT, UNIT_ROWS, Int8Rows, Transform
 from vamc_compiler.verify import expected_weights
-from vamc_compiler.verify.expected_weights import CheckpointRows
+from vamc_compiler.verify.source_rows import SourceRows
 from vamc_compiler.verify.stored_weights import as_floats
-from vamc_compiler.weights import shards
+from vamc_compiler.weights import shards, transforms, writer
 from vamc_compiler.weights.checkpoint import open_checkpoint
 from vamc_runtime.errors import UserError
 
@@ -28,15 +30,16 @@ LAYER = "model.layers.1"
 
 def without_norm(spec: ParameterSpec) -> ParameterSpec:
     """The parameter with its rows as they are in the checkpoint."""
-    assert isinstance(spec.origin, FromCheckpoint)
-    steps = tuple(step for step in spec.origin.steps if step != "normalize_rows")
-    return replace(spec, origin=replace(spec.origin, steps=steps))
+    assert isinstance(spec.origin, Origin)
+    others: dict[Transform, Transform] = {UNIT_ROWS: AS_STORED, Int8Rows(UNIT_ROWS): Int8Rows()}
+    transform = others.get(spec.origin.transform, spec.origin.transform)
+    return replace(spec, origin=replace(spec.origin, transform=transform))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "w8a8_dynamic with head"])
 def test_a_head_that_is_not_normalised(tmp_path: Path, precision: str) -> None:
     build = make_build(tmp_path, "baichuan 7B", 2, precision)
-    wrong = [[without_norm(s) if isinstance(s.origin, FromCheckpoint) else s for s in specs] for specs in build.ranks]
+    wrong = [[without_norm(s) if isinstance(s.origin, Origin) else s for s in specs] for specs in build.ranks]
     write_files(build.folder, wrong, build.checkpoint)
     problems = build.check().problems
     # Quantized numbers are those of any multiple of the row: only the scales tell.
@@ -72,13 +75,26 @@ def test_ties_of_normalised_rows(quotient: float, stored: int, right: bool) -> N
 def test_scales_of_the_ranks_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that is split by columns and scaled afterwards."""
     build = make_build(tmp_path, "llama", 2, "int8_per_channel")
-    real = shards._process
+    take, plan, blocks, carry_out = shards._take_columns, shards.plan_tasks, shards._stored_blocks, transforms.carry_out
+    columns: list[tuple[Piece, ...]] = []
 
-    def split_first(rows: npt.NDArray[Any], columns: tuple[Piece, ...], task: shards.TensorTask) -> npt.NDArray[Any]:
-        part = shards._take_columns(rows, columns)
-        return real(part, (Piece(0, part.shape[1]),), task)
+    def each_rank_alone(placed: Iterable[shards.PlacedParameter], tensors: Any) -> list[shards.TransformTask]:
+        ranks: dict[Path, list[shards.PlacedParameter]] = {}
+        for parameter in placed:
+            ranks.setdefault(parameter.path, []).append(parameter)
+        return [task for rank in ranks.values() for task in plan(rank, tensors)]
 
-    monkeypatch.setattr(shards, "_process", split_first)
+    def noting_columns(task: shards.TransformTask) -> Iterator[list[npt.NDArray[Any]]]:
+        columns[:] = [place.form.columns for place in task.destinations if place.form.columns is not None]
+        yield from blocks(task)
+
+    def split_first(transform: Transform, sources: list[npt.NDArray[Any]], wanted: Any) -> Any:
+        return carry_out(transform, [take(rows, columns[0]) for rows in sources], wanted)
+
+    monkeypatch.setattr(writer, "plan_tasks", each_rank_alone)
+    monkeypatch.setattr(shards, "_stored_blocks", noting_columns)
+    monkeypatch.setattr(shards, "carry_out", split_first)
+    monkeypatch.setattr(shards, "_take_columns", lambda rows, pieces: rows)
     write_files(build.folder, build.ranks, build.checkpoint)
     problems = build.check().problems
     assert {p.hint for p in problems} == {"scaled by the rank's columns instead of the full rows"}
@@ -103,7 +119,7 @@ def test_mistakes_of_the_writer_are_found(
     precision = "bf16" if function == "to_bfloat16" else "int8_per_channel"
     build = make_build(tmp_path, "baichuan 7B", 2, precision, torch.float32)
     assert build.check().passed
-    monkeypatch.setattr(shards, function, wrong)
+    monkeypatch.setattr(shards if hasattr(shards, function) else transforms, function, wrong)
     write_files(build.folder, build.ranks, build.checkpoint)
     assert not build.check().passed
 
@@ -127,19 +143,17 @@ def test_another_checkpoint(tmp_path: Path) -> None:
 def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No array of the comparison is as large as the tensor."""
     monkeypatch.setattr(expected_weights, "BLOCK_BYTES", 4 * 24 * 16)
-    specs = [
-        ParameterSpec("w.weight", (300, 24), "float16", FromCheckpoint("model.layers.0.mlp.gate_proj.weight", None, ()))
-    ]
+    specs = [ParameterSpec("w.weight", (300, 24), "float16", from_tensor("model.layers.0.mlp.gate_proj.weight"))]
     build = make_build(tmp_path, "llama", 1, intermediate_size=300)
     other = write_files(tmp_path / "other", [specs], build.checkpoint)
     sizes: list[int] = []
-    real = expected_weights.CheckpointRows._read
+    real = SourceRows.read
 
-    def noting(self: expected_weights.CheckpointRows, places: Any) -> Any:
+    def noting(self: SourceRows, places: Any) -> Any:
         sizes.append(len(places))
         return real(self, places)
 
-    monkeypatch.setattr(expected_weights.CheckpointRows, "_read", noting)
+    monkeypatch.setattr(SourceRows, "read", noting)
     progress: list[int] = []
     assert other.check(lambda done, total: progress.append(done)).passed
     assert sizes == [16] * 18 + [12]
@@ -153,7 +167,7 @@ def test_evenly_split_columns_reassemble(tmp_path: Path) -> None:
     ranks = []
     for rank in range(5):
         shard = shard_evenly(1, 20, rank, 3) if rank < 3 else shard_evenly(1, 20, 2, 3)
-        ranks.append([ParameterSpec(name, (24, 7), "float16", FromCheckpoint(name, shard))])
+        ranks.append([ParameterSpec(name, (24, 7), "float16", from_tensor(name, shard))])
     assert write_files(tmp_path / "other", ranks, build.checkpoint).check().passed
 
 
@@ -182,7 +196,8 @@ def test_rows_of_every_size_quantize_within_127(size: float, tmp_path: Path) -> 
     """The scale of denormal rows is so coarse that a quotient may be 190."""
     values = (np.linspace(-1, 1, 33, dtype=np.float64) * size).astype(np.float32)
     save_file({"w": values[None]}, tmp_path / "model.safetensors")
-    source = open_checkpoint(tmp_path).tensors["w"]
-    block = CheckpointRows(source, FromCheckpoint("w", None, ("quantize_rows",)), "int8").block(0, 1)
-    scales = shards.row_scales(values[None])
-    np.testing.assert_array_equal(block.bits, shards.quantize_rows(values[None], scales))
+    origin = Origin(((TensorRows("w"),),), None, Int8Rows(), QUANT)
+    spec = ParameterSpec("w", values[None].shape, "int8", origin)
+    block = expected_weights.expected_rows(spec, open_checkpoint(tmp_path).tensors).block(0, 1)
+    scales = transforms.row_scales(values[None])
+    np.testing.assert_array_equal(block.bits, transforms.quantize_rows(values[None], scales))

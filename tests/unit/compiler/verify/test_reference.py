@@ -291,7 +291,7 @@ def test_a_tensor_that_is_no_float_is_named(write_baichuan: Callable[..., Path])
     directory = write_baichuan()
     tensors = load_file(directory / "model.safetensors")
     save_file(tensors | {"model.norm.weight": torch.ones(24, dtype=torch.int8)}, directory / "model.safetensors")
-    assert "model.norm.weight has type I8" in refused(directory)
+    assert "model.norm.weight has type int8" in refused(directory)
 
 
 def test_a_file_that_became_shorter_is_refused(write_baichuan: Callable[..., Path]) -> None:

@@ -15,7 +15,6 @@ from stored_bytes import read
 from tiny_models import SOURCE_CODE
 
 from vamc_compiler.model.registry import EMBEDDING_TENSOR, HEAD_TENSOR, find_model
-from vamc_compiler.parameters import FromCheckpoint
 from vamc_compiler.precision import ModelPrecision
 from vamc_compiler.trace.rank_module import list_ranks
 from vamc_compiler.verify.reference import open_reference
@@ -72,10 +71,10 @@ def assert_as_transformers(directory: Path) -> Fitted:
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     loaded = model.state_dict()
     fitted = fit(directory)
-    origins = {spec.name: spec.origin for spec in fitted.ranks[0] if isinstance(spec.origin, FromCheckpoint)}
-    assert origins.keys() <= loaded.keys()
-    for name, origin in origins.items():
-        assert torch.equal(read(fitted.checkpoint.tensors[origin.tensor]).float(), loaded[name]), name
+    tensors = {spec.name: spec.tensors for spec in fitted.ranks[0] if spec.tensors}
+    assert tensors.keys() <= loaded.keys()
+    for name, (tensor,) in tensors.items():
+        assert torch.equal(read(fitted.checkpoint.tensors[tensor]).float(), loaded[name]), name
     reference = open_reference(directory, fitted.checkpoint, trust_checkpoint_code=False, cache_bytes=1 << 30)
     assert reference is not None
     with torch.inference_mode():

@@ -179,7 +179,7 @@ def test_a_full_disk_shows_before_the_work(
         raise AssertionError("no tensor is read when the space is not there")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(writer, "write_tensor", never)
+    monkeypatch.setattr(writer, "write_tensors", never)
     with pytest.raises(OSError) as caught:
         write(tmp_path, checkpoint)
     assert caught.value.errno == errno.ENOSPC

@@ -211,9 +211,7 @@ def test_the_scale_is_that_of_the_full_row(tmp_path: Path, dim: int) -> None:
 def test_normalising_sees_the_full_row_before_a_split_of_the_hidden_dimension(tmp_path: Path) -> None:
     values = random_tensor(ROWS, COLUMNS)
     source = store(tmp_path / "source.bin", values, "float32")
-    parts = [
-        write(tmp_path, source, shard_evenly(1, COLUMNS, rank, 2), UNIT, "float32") for rank in range(2)
-    ]
+    parts = [write(tmp_path, source, shard_evenly(1, COLUMNS, rank, 2), UNIT, "float32") for rank in range(2)]
     norms = np.linalg.norm(np.concatenate(parts, 1).astype(np.float64), axis=1)
     np.testing.assert_allclose(np.delete(norms, 5), 1, rtol=1e-6)
     assert norms[5] == 0  # a row of zeros stays one
@@ -303,7 +301,7 @@ def test_bfloat16_is_rounded_as_torch_does(tmp_path: Path) -> None:
     """Ties go to the even number, the smallest numbers stay, and 70000, which no half can hold, is stored."""
     ties = 1 + torch.arange(64) * 2.0**-9
     values = torch.cat((ties, -ties, torch.tensor([0.0, -0.0, 7e4, 3.38e38, 1e-38, 1e-40, 9.2e-41, -1e-45])))
-    source = store(tmp_path / "source.bin", values[None].contiguousSTORED, "float32")
+    source = store(tmp_path / "source.bin", values[None].contiguous(), "float32")
     found = write(tmp_path, source, None, STORED, "bfloat16")
     expected = values[None].to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(found, expected)
