@@ -31,11 +31,13 @@ DTYPES = {
     "U32": np.uint32,
 }
 """Types of a rank's tensors by their names in the header."""
-ITEM_BYTES = {name: np.dtype(kind).itemsize for name, kind in DTYPES.items()} | {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+ITEM_BITS = {name: 8 * np.dtype(kind).itemsize for name, kind in DTYPES.items()} | {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
 }
-"""Bytes of an element of every type that the format has in whole bytes."""
+"""Bits of an element of every type that the format has."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 MAX_DIMENSIONS = 64
@@ -75,40 +77,45 @@ def is_pad(name: str) -> bool:
 
 
 def read_header(path: Path) -> SafetensorsHeader:
-    """Read and check the header.
+    """Read and check the header of a runstream's file; see `parse_header`.
 
     Raises:
         UserError: the file cannot be read, is not a safetensors file, or a damaged one; says what is wrong.
     """
     try:
-        with path.open("rb") as file:
-            num_bytes = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            room = min(num_bytes - _LENGTH_BYTES, MAX_HEADER_BYTES)
-            content = file.read(length) if length <= room else None
+        return parse_header(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}", fix="check that it is still there, and its permissions"
         ) from error
-    if content is None or not content.startswith(b"{"):
-        raise UserError(
-            f"{path} is damaged: it is not a safetensors file",
-            expected="the length of a header, then the header as JSON",
-            fix="copy the file again, or the whole folder",
-        )
-    data_start = _LENGTH_BYTES + length
-    try:
-        header = parse_json(content, max_bytes=MAX_HEADER_BYTES)
-        metadata = _read_metadata(header.pop(_METADATA, {}))
-        tensors = {name: _read_entry(name, entry) for name, entry in header.items()}
-        _check_cover(tensors, num_bytes - data_start)
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: {error}",
             expected="a safetensors file whose tensors cover its data",
             fix="copy the file again, or the whole folder",
         ) from None
+
+
+def parse_header(path: Path) -> SafetensorsHeader:
+    """Read and check the header.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a safetensors file, or a damaged one; says what is wrong.
+    """
+    with path.open("rb") as file:
+        num_bytes = file.seek(0, 2)
+        file.seek(0)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        room = min(num_bytes - _LENGTH_BYTES, MAX_HEADER_BYTES)
+        content = file.read(length) if length <= room else b""
+    if not content.startswith(b"{"):
+        raise ValueError("it is not a safetensors file")
+    header = parse_json(content, max_bytes=MAX_HEADER_BYTES)
+    metadata = _read_metadata(header.pop(_METADATA, {}))
+    tensors = {name: _read_entry(name, entry) for name, entry in header.items()}
+    data_start = _LENGTH_BYTES + length
+    _check_cover(tensors, data_start, num_bytes)
     return SafetensorsHeader(path, metadata, tensors, data_start)
 
 
@@ -120,17 +127,17 @@ def _read_metadata(value: Any) -> dict[str, str]:
 
 def _read_entry(name: str, value: Any) -> TensorEntry:
     """One tensor of the header, checked by itself."""
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"its entry {shown(name)} is {shown(value)}, not dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise ValueError(f"its tensor {shown(name)} has the type {shown(dtype)}, not one of {', '.join(ITEM_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise ValueError(f"its tensor {shown(name)} has the type {shown(dtype)}, not one of {', '.join(ITEM_BITS)}")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"its tensor {shown(name)} has the shape {shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"its tensor {shown(name)} has the data_offsets {shown(offsets)}")
     begin, end = offsets
-    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+    if 8 * (end - begin) != math.prod(shape) * ITEM_BITS[dtype]:
         raise ValueError(f"its tensor {shown(name)}, {dtype} {shown(shape)}, lies in {end - begin} bytes")
     return TensorEntry(dtype, tuple(shape), begin, end)
 
@@ -139,15 +146,19 @@ def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _check_cover(tensors: Mapping[str, TensorEntry], num_bytes: int) -> None:
+def _check_cover(tensors: Mapping[str, TensorEntry], data_start: int, num_bytes: int) -> None:
     """The tensors cover the data once: no holes, no overlaps, nothing behind the last."""
     position = 0
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != position:
             raise ValueError(f"its tensor {shown(name)} begins at byte {entry.begin} of the data, not {position}")
         position = entry.end
-    if position != num_bytes:
-        raise ValueError(f"its tensors end at byte {position} of {num_bytes} of the data")
+        if data_start + position > num_bytes:
+            raise ValueError(
+                f"its tensor {shown(name)} ends at byte {data_start + position} of {num_bytes}: the file is cut off"
+            )
+    if data_start + position != num_bytes:
+        raise ValueError(f"its tensors end at byte {position} of {num_bytes - data_start} of the data")
 
 
 def tensor_views(header: SafetensorsHeader, file: npt.NDArray[np.uint8]) -> Iterator[tuple[str, npt.NDArray[Any]]]:

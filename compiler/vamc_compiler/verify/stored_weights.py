@@ -6,7 +6,6 @@ Parameters are matrices [rows, columns] here; a vector is one column. Floats are
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from vamc_compiler.parameters import ParameterSpec
 from vamc_compiler.verify.unpacking import LAYOUTS, PANEL_OUTPUTS, Array, Layout, Unpacked
 from vamc_runtime.errors import UserError
+from vamc_runtime.safetensors_file import parse_header
 
 PARAMETERS_FILE = "params.safetensors"
 BITS: Mapping[str, np.dtype[Any]] = {
@@ -30,7 +30,6 @@ BITS: Mapping[str, np.dtype[Any]] = {
 }
 """Type of parameter -> type of the numbers that are compared."""
 _HEADER_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
-_MAX_HEADER_BYTES = 100 << 20
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -114,47 +113,32 @@ class RankWeights:
     """A rank's weight file.
 
     Raises:
-        UserError: it is missing, cannot be read, or is no safetensors file.
+        UserError: it is missing, cannot be read, or is not a safetensors file.
     """
 
     def __init__(self, runstream: Path, rank: int) -> None:
         self.path = runstream / f"rank_{rank}" / PARAMETERS_FILE
         try:
-            self._num_bytes = self.path.stat().st_size
-            with self.path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length)) if length <= min(_MAX_HEADER_BYTES, self._num_bytes) else None
+            self._header = parse_header(self.path)
         except OSError as error:
             raise _unreadable(self.path, error.strerror or str(error)) from error
-        except ValueError:
-            header = None
-        if not isinstance(header, dict):
-            raise _unreadable(self.path, "it is no safetensors file")
-        self._entries = header
-        self._data_start = 8 + length
+        except ValueError as error:
+            raise _unreadable(self.path, str(error)) from None
 
     def find(self, spec: ParameterSpec) -> StoredParameter | Misfit:
         """Where a parameter lies; packed when its shape in the file is the packed one of its type."""
-        entry = self._entries.get(spec.name)
+        entry = self._header.tensors.get(spec.name)
         if entry is None:
             return Misfit("missing", f"{self.path.parent.name}/{self.path.name} has no tensor of this name")
-        try:
-            name, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-            begin, end = (int(offset) for offset in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError):
-            raise _unreadable(self.path, f"its header describes {spec.name} as {entry!r}") from None
-        if name != _HEADER_NAMES[spec.dtype]:
-            return Misfit("type", f"{name}, not {_HEADER_NAMES[spec.dtype]}")
+        if entry.dtype != _HEADER_NAMES[spec.dtype]:
+            return Misfit("type", f"{entry.dtype}, not {_HEADER_NAMES[spec.dtype]}")
         layout = LAYOUTS.get(spec.dtype) if len(spec.shape) == 2 else None
         packed = None if layout is None else layout.packed_shape(*matrix_shape(spec.shape))
-        if shape not in (spec.shape, packed):
+        if entry.shape not in (spec.shape, packed):
             either = f"{list(spec.shape)}" + (f" or {list(packed)} (packed)" if packed else "")
-            return Misfit("shape", f"{list(shape)}, not {either}")
-        fits = begin >= 0 and end - begin == math.prod(shape) * BITS[spec.dtype].itemsize
-        if not fits or self._data_start + end > self._num_bytes:
-            raise _unreadable(self.path, f"it has {self._num_bytes} bytes, and {spec.name} lies at {[begin, end]}")
-        offset = self._data_start + begin
-        return StoredParameter(self.path, offset, spec.dtype, spec.shape, None if shape == spec.shape else layout)
+            return Misfit("shape", f"{list(entry.shape)}, not {either}")
+        offset = self._header.data_start + entry.begin
+        return StoredParameter(self.path, offset, spec.dtype, spec.shape, None if entry.shape == spec.shape else layout)
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

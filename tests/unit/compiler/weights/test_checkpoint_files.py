@@ -186,7 +186,7 @@ def test_truncated_safetensors_names_the_first_tensor_that_is_cut(tmp_path: Path
     save_file({"whole": torch.ones(2)}, path)
     size = path.stat().st_size
     os.truncate(path, size - 1)
-    assert f"tensor whole ends at byte {size} of {size - 1}: the file is cut off" in message(tmp_path)
+    assert f"tensor 'whole' ends at byte {size} of {size - 1}: the file is cut off" in message(tmp_path)
 
 
 def with_header(path: Path, header: object, data: bytes = b"\0" * 16) -> None:
@@ -220,7 +220,7 @@ def test_safetensors_header_that_is_garbage(tmp_path: Path, header: object) -> N
 
 def test_safetensors_header_longer_than_the_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
-    assert f"it has 10 bytes and a header of {1 << 62}" in message(tmp_path)
+    assert "model.safetensors is damaged: it is not a safetensors file" in message(tmp_path)
 
 
 class Bomb:

@@ -61,7 +61,7 @@ def test_what_the_format_forbids(tmp_path: Path, header: object) -> None:
 
 def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     write(tmp_path, {"a": half(0, 64)}, DATA + b"x")
-    assert "the safetensors library refuses it" in message(tmp_path)
+    assert "its tensors end at byte 64 of 65 of the data" in message(tmp_path)
 
 
 def test_a_git_lfs_pointer(tmp_path: Path) -> None:
