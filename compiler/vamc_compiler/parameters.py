@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,12 +85,6 @@ class FromValue:
     """A parameter that the modeling file computes (ALiBi slopes, rotary frequencies)."""
 
     value: npt.NDArray[np.float32]
-
-
-class HasOrigins(Protocol):
-    """A module that states where its own parameters come from."""
-
-    origins: dict[str, Origin | FromValue]
 
 
 def declare(module: object, **origins: Origin | FromValue) -> None:

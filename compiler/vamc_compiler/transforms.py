@@ -40,8 +40,8 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
-class AsStored:
-    """The tensor itself, rounded to the type of the parameter."""
+class _MatrixToMatrix:
+    """A transform that makes one matrix of another of the same shape."""
 
     outputs = (WEIGHT,)
     per_row = frozenset[str]()
@@ -53,16 +53,13 @@ class AsStored:
 
 
 @dataclass(frozen=True)
-class UnitRows:
+class AsStored(_MatrixToMatrix):
+    """The tensor itself, rounded to the type of the parameter."""
+
+
+@dataclass(frozen=True)
+class UnitRows(_MatrixToMatrix):
     """Each row divided by its L2 norm, at least 1e-12 as in `torch.nn.functional.normalize` (NormHead)."""
-
-    outputs = (WEIGHT,)
-    per_row = frozenset[str]()
-    source_types = (FLOAT_TYPES,)
-
-    def source_shapes(self, output: str, shape: Shape) -> tuple[Shape | None, ...]:
-        """See `Transform`."""
-        return (shape,)
 
 
 @dataclass(frozen=True)
